@@ -1,0 +1,132 @@
+"""What people see: commands with one-line errors, progress bars, tables.
+
+Results go to standard output, everything else to standard error, so that a pipe gets results only.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fleetfoot import __version__
+from fleetfoot.errors import FleetfootError
+
+_stderr = Console(stderr=True, highlight=False)
+_stdout = Console(highlight=False)
+
+
+def note(message: str) -> None:
+    """Says ``message`` on standard error, unless ``--quiet``."""
+    _stderr.print(message, markup=False, soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    """Says ``message`` on standard error as a warning, even with ``--quiet``."""
+    click.echo(f"warning: {message}", err=True)
+
+
+def print_json(text: bytes) -> None:
+    """Prints a JSON text on standard output."""
+    click.echo(text.decode())
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Prints a table on standard output; all but the first column are right-aligned."""
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    _stdout.print(table)
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Shows a progress bar; yields the function that moves it on by a number of steps.
+
+    Nothing is shown when standard error is no terminal, or with ``--quiet``.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    shown = _stderr.is_terminal and not _stderr.quiet
+    with Progress(*columns, console=_stderr, disable=not shown, transient=True) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda steps: bar.advance(task, steps)
+
+
+def command(name: str, *, example: str) -> Callable[[Callable[..., None]], Command]:
+    """Makes a function a command with ``--config``, ``--quiet``, ``--version`` and an example in its help."""
+
+    def decorate(function: Callable[..., None]) -> Command:
+        made: Command = click.command(name, cls=Command, epilog=f"\b\nExample:\n  {example}")(function)
+        made.params += [_config_option(), _quiet_option()]
+        return click.version_option(__version__, prog_name=name)(made)
+
+    return decorate
+
+
+class Command(click.Command):
+    """A command whose every failure is one line on standard error and an exit status."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the command and exits: 0 on success, 1 on failure, 2 on wrong usage, 130 on Ctrl-C."""
+        kwargs["standalone_mode"] = False
+        try:
+            sys.exit(super().main(*args, **kwargs) or 0)
+        except click.ClickException as error:
+            self._die(error.format_message(), error.exit_code)
+        except FleetfootError as error:
+            self._die(str(error), error.exit_status)
+        except click.Abort:
+            self._die("interrupted", 130)
+        except OSError as error:
+            self._die(f"{error.filename or 'the system'}: {error.strerror or error}", 1)
+
+    def _die(self, message: str, status: int) -> NoReturn:
+        hint = f" (see {self.name} --help)" if status == 2 else ""
+        click.echo(f"{self.name}: {' '.join(message.split())}{hint}", err=True)
+        sys.exit(status)
+
+
+def _quiet_option() -> click.Option:
+    def set_quiet(_context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+        _stderr.quiet = value
+
+    return click.Option(
+        ["--quiet", "-q"], is_flag=True, expose_value=False, callback=set_quiet, help="Say results only."
+    )
+
+
+def _config_option() -> click.Option:
+    return click.Option(
+        ["--config"],
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        is_eager=True,
+        expose_value=False,
+        callback=_read_config,
+        help="Options from a YAML file; those on the command line win.",
+    )
+
+
+def _read_config(context: click.Context, _parameter: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        options = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"{path} is not YAML: {error}") from None
+    if not isinstance(options, dict):
+        raise click.UsageError(f"{path} must be a mapping from option names to values")
+    known = {parameter.name for parameter in context.command.params}
+    named = {str(name).replace("-", "_"): value for name, value in options.items()}
+    if unknown := sorted(named.keys() - known):
+        raise click.UsageError(f"{path} has options that {context.info_name} does not know: {unknown}")
+    context.default_map = named

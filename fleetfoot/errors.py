@@ -1,0 +1,91 @@
+"""Every error that Fleetfoot raises on purpose.
+
+::
+
+    FleetfootError
+    ├── UsageError             an option or argument that cannot be meant (exit status 2)
+    ├── DataError              a dataset that cannot be read, or that does not fit
+    ├── ModelError             a network that cannot be loaded, cut or trained
+    │   └── ExportError        a network that cannot be converted, or whose conversion answers otherwise
+    ├── ZooError               a zoo directory that cannot be used
+    │   ├── NotAZooError       nothing there, or something else
+    │   ├── SchemaError        a file that is not of the form, or of a newer form, than this version reads
+    │   ├── DamagedFileError   a file that is not the one that was recorded
+    │   └── StaleError         a file that was made for other variants than the zoo has now
+    ├── DeviceError            a device that is not there, or a measurement that failed
+    ├── RequestError           a request that cannot be served as it was asked
+    │   ├── InputError         an input of the wrong shape or type, or with values that are no numbers
+    │   ├── BudgetError        a budget that is no positive number of milliseconds
+    │   └── OverBudgetError    no variant can keep the budget, and the caller asked to be refused then
+    └── ServiceError           a service that cannot start, or cannot be reached
+
+Messages are one line: what was wrong, where, and what to do.
+"""
+
+
+class FleetfootError(Exception):
+    """Root of the tree; ``exit_status`` is what a command that dies of it returns."""
+
+    exit_status = 1
+
+
+class UsageError(FleetfootError):
+    """An option or argument that cannot be meant."""
+
+    exit_status = 2
+
+
+class DataError(FleetfootError):
+    """A dataset that cannot be read, or that does not fit."""
+
+
+class ModelError(FleetfootError):
+    """A network that cannot be loaded, cut or trained."""
+
+
+class ExportError(ModelError):
+    """A network that cannot be converted, or whose conversion answers otherwise."""
+
+
+class ZooError(FleetfootError):
+    """A zoo directory that cannot be used."""
+
+
+class NotAZooError(ZooError):
+    """Nothing is there, or something other than a zoo."""
+
+
+class SchemaError(ZooError):
+    """A file that is not of the form, or of a newer form, than this version reads."""
+
+
+class DamagedFileError(ZooError):
+    """A file that is not the one that was recorded."""
+
+
+class StaleError(ZooError):
+    """A file that was made for other variants than the zoo has now."""
+
+
+class DeviceError(FleetfootError):
+    """A device that is not there, or a measurement that failed."""
+
+
+class RequestError(FleetfootError):
+    """A request that cannot be served as it was asked."""
+
+
+class InputError(RequestError):
+    """An input of the wrong shape or type, or with values that are no numbers."""
+
+
+class BudgetError(RequestError):
+    """A budget that is no positive number of milliseconds."""
+
+
+class OverBudgetError(RequestError):
+    """No variant can keep the budget, and the caller asked to be refused then."""
+
+
+class ServiceError(FleetfootError):
+    """A service that cannot start, or cannot be reached."""

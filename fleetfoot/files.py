@@ -1,0 +1,88 @@
+"""Files that are whole or absent: atomic writes, hashes, and JSON documents with a schema version."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import ClassVar, Self
+
+import msgspec
+
+from fleetfoot.errors import NotAZooError, SchemaError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path`` that replaces it when the block succeeds.
+
+    When the block fails, or the process is killed, ``path`` is as it was before.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays, because writers such as Keras choose the format by it.
+    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.replace(path)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes ``data`` to ``path`` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A JSON file with a schema version; subclasses declare the fields and the version they write."""
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    schema_version: int = 0
+
+    def write(self, path: Path) -> None:
+        """Writes this document atomically, under the current schema version."""
+        current = msgspec.structs.replace(self, schema_version=self.SCHEMA_VERSION)
+        write_bytes(path, msgspec.json.format(msgspec.json.encode(current), indent=1) + b"\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Reads and validates a document.
+
+        Raises:
+            NotAZooError: there is no such file.
+            SchemaError: the file is no such document, or was written by a newer version.
+        """
+        try:
+            data = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotAZooError(f"{path} does not exist") from None
+        try:
+            version = msgspec.json.decode(data, type=_Versioned).schema_version
+            if version > cls.SCHEMA_VERSION:
+                raise SchemaError(
+                    f"{path} has schema_version {version}, and this Fleetfoot reads up to "
+                    f"{cls.SCHEMA_VERSION}: upgrade fleetfoot"
+                )
+            return msgspec.json.decode(data, type=cls)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise SchemaError(f"{path} is damaged or not what its name says: {error}") from None
+
+
+class _Versioned(msgspec.Struct):
+    """What is read of any document before the rest of it is trusted."""
+
+    schema_version: int

@@ -1,0 +1,1 @@
+"""Measures model files on devices: a file in, a distribution of latencies on one device out."""

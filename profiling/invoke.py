@@ -1,0 +1,83 @@
+"""The one way a LiteRT model is opened, warmed and run, when it is measured and when it serves.
+
+Measuring and serving through the same code is what makes a profile hold in the app.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fleetfoot.errors import ModelError
+
+Array = npt.NDArray[Any]
+
+
+class TensorSpec(NamedTuple):
+    """Name, shape and type of a signature's input or output."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+class Model:
+    """A LiteRT file in an interpreter of its own, whose number of threads is fixed.
+
+    Not re-entrant: the interpreter runs one signature at a time.
+    """
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        try:
+            self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
+            self.signatures: tuple[str, ...] = tuple(self._interpreter.get_signature_list())
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"{path} is no LiteRT model that can be run here: {error}") from None
+        if not self.signatures:
+            raise ModelError(f"{path} has no signature: export it with one, as current converters do")
+
+    def runner(self, signature: str) -> Runner:
+        """The function behind a signature.
+
+        Raises:
+            ModelError: no such signature, or one with several inputs or outputs.
+        """
+        if signature not in self.signatures:
+            raise ModelError(f"no signature {signature!r}: there are {', '.join(self.signatures)}")
+        return Runner(self._interpreter.get_signature_runner(signature))
+
+
+class Runner:
+    """One signature of an open model, with one input and one output."""
+
+    def __init__(self, signature_runner: Any) -> None:
+        self._run = signature_runner
+        inputs = signature_runner.get_input_details()
+        outputs = signature_runner.get_output_details()
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ModelError(
+                f"the signature has {len(inputs)} inputs and {len(outputs)} outputs: "
+                "only networks of one input and one output are supported"
+            )
+        (self.input,) = (_tensor_spec(name, detail) for name, detail in inputs.items())
+        (self.output,) = (_tensor_spec(name, detail) for name, detail in outputs.items())
+
+    def __call__(self, x: Array) -> Array:
+        """Runs ``x`` (the input's shape and type) and returns the output, a copy."""
+        output: Array = self._run(**{self.input.name: x})[self.output.name]
+        return output
+
+    def warm_up(self, runs: int = 3) -> None:
+        """Runs zeros, so that the first real input does not pay for allocation and packing."""
+        zeros = np.zeros(self.input.shape, self.input.dtype)
+        for _ in range(runs):
+            self(zeros)
+
+
+def _tensor_spec(name: str, detail: dict[str, Any]) -> TensorSpec:
+    return TensorSpec(name, tuple(int(size) for size in detail["shape"]), np.dtype(detail["dtype"]))

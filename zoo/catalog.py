@@ -1,0 +1,156 @@
+"""The zoo directory: what variants there are, which file holds each, and whether the files are still those."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from fleetfoot.errors import DamagedFileError, InputError, NotAZooError, UsageError
+from fleetfoot.files import Document, sha256
+from profiling.profile import Profile
+from zoo.recipe import Recipe
+
+
+class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The raw input that every variant of a zoo takes, as it comes from the decoder.
+
+    ``minimum`` and ``maximum`` are the range of the values; the variants scale it themselves.
+    """
+
+    kind: Literal["image", "audio", "tensor"]
+    shape: tuple[int, ...]
+    dtype: str
+    minimum: float
+    maximum: float
+
+    def check(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
+        """``x`` as the variants take it: of shape (1, *shape) and of this dtype.
+
+        Raises:
+            InputError: another shape, values that are not of this type, or NaN or infinity.
+        """
+        array = np.asarray(x)
+        if array.shape != self.shape:
+            raise InputError(f"the input has shape {array.shape}, and this zoo takes {self.shape}")
+        if array.dtype.kind not in "iuf" or not np.can_cast(array.dtype, self.dtype, "same_kind"):
+            raise InputError(f"the input is {array.dtype}, and this zoo takes {self.dtype}")
+        if not np.isfinite(array).all():
+            raise InputError("the input has values that are NaN or infinite")
+        return array.astype(self.dtype, copy=False)[np.newaxis]
+
+
+class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One runnable model: a signature in a file, how it was made, and what was measured of it.
+
+    ``accuracy`` is by split; ``parity`` is the largest difference between the probabilities that
+    Keras and LiteRT give on tune inputs.
+    """
+
+    id: str
+    file: str
+    sha256: str
+    signature: str
+    recipe: Recipe
+    parent: str | None
+    accuracy: dict[str, float]
+    macs: int
+    parameters: int
+    size: int
+    peak_activation_bytes: int
+    parity: float
+
+
+class Manifest(Document, frozen=True, kw_only=True):
+    """``zoo.json``: written last, so that a directory without it is an unfinished build."""
+
+    name: str
+    classes: tuple[str, ...]
+    input: InputSpec
+    variants: tuple[Variant, ...]
+
+
+class Zoo:
+    """A finished zoo directory."""
+
+    MANIFEST: ClassVar[str] = "zoo.json"
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.variants: Mapping[str, Variant] = {variant.id: variant for variant in manifest.variants}
+
+    @classmethod
+    def open(cls, path: Path | str) -> Zoo:
+        """Opens a zoo directory; its variant files are not read yet.
+
+        Raises:
+            NotAZooError: no such directory, an unfinished build, or something else.
+            SchemaError: a zoo of a newer version, or a damaged ``zoo.json``.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise NotAZooError(f"{path}: no such directory")
+        if (path / "build.json").exists() and not (path / cls.MANIFEST).exists():
+            raise NotAZooError(f"{path} is an unfinished build: run the same build-zoo command to finish it")
+        if not (path / cls.MANIFEST).exists():
+            raise NotAZooError(f"{path} is not a zoo: it has no {cls.MANIFEST}")
+        return cls(path, Manifest.read(path / cls.MANIFEST))
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """The file hash of each variant, which files made for them record."""
+        return {variant.id: variant.sha256 for variant in self.manifest.variants}
+
+    def variant(self, variant_id: str) -> Variant:
+        """The variant of that id.
+
+        Raises:
+            UsageError: there is none.
+        """
+        if variant_id not in self.variants:
+            raise UsageError(f"no variant {variant_id!r} in {self.path}: there are {', '.join(self.variants)}")
+        return self.variants[variant_id]
+
+    def verified_file(self, variant_id: str) -> Path:
+        """The path of a variant's file, after comparing its content with what was recorded.
+
+        Raises:
+            DamagedFileError: the file is missing or has changed.
+        """
+        variant = self.variant(variant_id)
+        path = self.path / variant.file
+        if not path.is_file():
+            raise DamagedFileError(f"{path} is missing: build the zoo anew")
+        if sha256(path) != variant.sha256:
+            raise DamagedFileError(f"{path} is not the file that was built (its hash differs): build the zoo anew")
+        return path
+
+    def profile_path(self, device_id: str) -> Path:
+        """Where the profile of a device is kept."""
+        return self.path / "profiles" / f"{device_id}.json"
+
+    def profiles(self) -> Iterator[Profile]:
+        """The profiles of all devices that this zoo was measured on, in order of their names."""
+        for path in sorted((self.path / "profiles").glob("*.json")):
+            yield Profile.read(path)
+
+    def profile_is_current(self, profile: Profile) -> bool:
+        """Whether every variant, as it is now, is in the profile."""
+        measured = {name: measurement.file_sha256 for name, measurement in profile.measurements.items()}
+        return self.hashes.items() <= measured.items()
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the files of this zoo, a line each."""
+        for variant in self.manifest.variants:
+            try:
+                self.verified_file(variant.id)
+            except DamagedFileError as error:
+                yield str(error)
+        for profile in self.profiles():
+            if not self.profile_is_current(profile):
+                yield f"{self.profile_path(profile.device_id)} is stale: run build-zoo anew"

@@ -1,0 +1,40 @@
+"""A functional network as the sequence of its layers' calls, and rebuilding it with other layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from zoo.backend import keras
+
+
+class Call(NamedTuple):
+    """One call of a layer: what it reads and what it makes, as symbolic tensors."""
+
+    layer: Any
+    inputs: list[Any]
+    outputs: list[Any]
+
+
+def calls(model: Any) -> Iterator[Call]:
+    """The calls of a functional model's layers, producers before consumers; the inputs are calls without inputs."""
+    for depth in sorted(model._nodes_by_depth, reverse=True):
+        for node in model._nodes_by_depth[depth]:
+            yield Call(node.operation, node.input_tensors, node.output_tensors)
+
+
+def rebuild(
+    model: Any,
+    new_layer: Callable[[Any], Any],
+    call: Callable[..., Any] = lambda layer, *args, **kwargs: layer(*args, **kwargs),
+) -> Any:
+    """Builds the network again from ``new_layer(layer)`` for each layer, with fresh weights.
+
+    ``call(new layer, *args, **kwargs)`` calls it and may put other layers before or after it.
+    """
+    return keras.models.clone_model(model, clone_function=new_layer, call_function=call)
+
+
+def copy_layer(layer: Any, **changes: Any) -> Any:
+    """A new layer of the same type, name and configuration, but for ``changes``."""
+    return type(layer).from_config(layer.get_config() | changes)
