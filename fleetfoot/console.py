@@ -24,6 +24,11 @@ _stderr = Console(stderr=True, highlight=False)
 _stdout = Console(highlight=False)
 
 
+def be_quiet(quiet: bool = True) -> None:
+    """Silences notes and progress bars; results, warnings and errors stay."""
+    _stderr.quiet = quiet
+
+
 def note(message: str) -> None:
     """Says ``message`` on standard error, unless ``--quiet``."""
     _stderr.print(message, markup=False, soft_wrap=True)
@@ -73,6 +78,30 @@ def command(name: str, *, example: str) -> Callable[[Callable[..., None]], Comma
     return decorate
 
 
+class WordList(click.ParamType[tuple[str, ...]]):
+    """Words separated by commas, or a YAML list."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """The words, without empty ones."""
+        words = value if isinstance(value, list | tuple) else str(value).split(",")
+        return tuple(str(word).strip() for word in words if str(word).strip())
+
+
+class NumberList(click.ParamType[tuple[float, ...]]):
+    """Numbers separated by commas, or a YAML list."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """The numbers."""
+        try:
+            return tuple(float(word) for word in WordList().convert(value, param, ctx))
+        except ValueError:
+            self.fail(f"{value!r} is no list of numbers separated by commas", param, ctx)
+
+
 class Command(click.Command):
     """A command whose every failure is one line on standard error and an exit status."""
 
@@ -98,7 +127,7 @@ class Command(click.Command):
 
 def _quiet_option() -> click.Option:
     def set_quiet(_context: click.Context, _parameter: click.Parameter, value: bool) -> None:
-        _stderr.quiet = value
+        be_quiet(value)
 
     return click.Option(
         ["--quiet", "-q"], is_flag=True, expose_value=False, callback=set_quiet, help="Say results only."

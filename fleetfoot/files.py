@@ -14,6 +14,8 @@ import msgspec
 
 from fleetfoot.errors import NotAZooError, SchemaError
 
+_TEMPORARY = ".half-written-"
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -23,7 +25,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays, because writers such as Keras choose the format by it.
-    temporary = path.with_name(f".{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(4)}-{path.name}")
     try:
         yield temporary
         with temporary.open("rb") as written:
@@ -32,6 +34,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def remove_temporaries(directory: Path) -> None:
+    """Deletes what a killed process left half-written below ``directory``."""
+    for leftover in directory.rglob(f"{_TEMPORARY}*"):
+        leftover.unlink()
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import platform
 import re
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -53,6 +54,11 @@ class Profile(Document, frozen=True, kw_only=True):
     created: str
     versions: dict[str, str]
     measurements: dict[str, Measurement]
+
+    def covers(self, hashes: Mapping[str, str]) -> bool:
+        """Whether models with these names and file hashes were all measured."""
+        measured = {name: measurement.file_sha256 for name, measurement in self.measurements.items()}
+        return hashes.items() <= measured.items()
 
 
 def this_device() -> DeviceInfo:

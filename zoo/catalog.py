@@ -139,11 +139,6 @@ class Zoo:
         for path in sorted((self.path / "profiles").glob("*.json")):
             yield Profile.read(path)
 
-    def profile_is_current(self, profile: Profile) -> bool:
-        """Whether every variant, as it is now, is in the profile."""
-        measured = {name: measurement.file_sha256 for name, measurement in profile.measurements.items()}
-        return self.hashes.items() <= measured.items()
-
     def problems(self) -> Iterator[str]:
         """What is wrong with the files of this zoo, a line each."""
         for variant in self.manifest.variants:
@@ -152,5 +147,5 @@ class Zoo:
             except DamagedFileError as error:
                 yield str(error)
         for profile in self.profiles():
-            if not self.profile_is_current(profile):
+            if not profile.covers(self.hashes):
                 yield f"{self.profile_path(profile.device_id)} is stale: run build-zoo anew"

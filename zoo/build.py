@@ -1,0 +1,268 @@
+"""The pipeline of ``build-zoo``: base model, proposals, candidates, profile, outcomes, and last the manifest.
+
+Each stage leaves whole files behind and is skipped when they are there, so a build that was killed is
+finished by running it again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import joblib
+import msgspec
+import numpy as np
+
+from fleetfoot import __version__
+from fleetfoot.console import be_quiet, note, progress
+from fleetfoot.errors import NotAZooError, UsageError, ZooError
+from fleetfoot.files import Document, atomic_path, remove_temporaries, sha256, write_bytes
+from profiling.device import Device, connect_device
+from profiling.profile import Profile
+from zoo.architectures import DEFAULT_ARCHITECTURE
+from zoo.backend import make_deterministic, tf
+from zoo.candidates import Bench, base_path, make_candidate
+from zoo.catalog import InputSpec, Manifest, Variant, Zoo
+from zoo.datasets import Dataset, Indices, Split, load_dataset, split_indices
+from zoo.finetune import TrainingData, train
+from zoo.measure import profile_variants, record_outcomes
+from zoo.models import load_base, new_base
+from zoo.outcomes import Outcomes
+from zoo.search.journal import Journal, Trial
+from zoo.search.strategies import GridOptions, Proposal, Strategy, make_strategy
+from zoo.subnetworks import importance_order
+
+
+class BuildOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a zoo is built from and how; a build is resumed with the same options only."""
+
+    data: str = "digits"
+    model: str | None = None
+    device: str = "local"
+    strategy: str = "grid"
+    epochs: int = 12
+    grid: GridOptions = GridOptions()
+    seed: int = 0
+
+
+class BuildRecord(Document, frozen=True, kw_only=True):
+    """``build.json``: written first, so that an unfinished build knows what it is."""
+
+    options: BuildOptions
+    data_fingerprint: str
+    classes: tuple[str, ...]
+    input: InputSpec
+    splits: dict[Split, list[int]]
+    versions: dict[str, str]
+
+    FILE = "build.json"
+
+    def indices(self) -> dict[Split, Indices]:
+        """The splits as index arrays."""
+        return {name: np.array(indices, dtype=np.intp) for name, indices in self.splits.items()}
+
+
+def build_zoo(out: Path, options: BuildOptions, *, jobs: int = 1, overwrite: bool = False) -> Zoo:
+    """Builds a zoo, or finishes one that was begun with the same options.
+
+    Args:
+        out: the zoo directory.
+        options: what to build.
+        jobs: how many variants are made at once.
+        overwrite: whether a zoo that is there, finished or not, is deleted first.
+
+    Raises:
+        FleetfootError: the data, the model or the options do not fit, or the directory holds something else.
+    """
+    device = connect_device(options.device)
+    dataset = load_dataset(options.data)
+    _make_room(out, overwrite)
+    with _locked(out):
+        remove_temporaries(out)
+        record = _begin(out, options, dataset)
+        if (out / Zoo.MANIFEST).exists():
+            note(f"{out} is already built; --overwrite builds it anew")
+            return Zoo.open(out)
+        return _build(out, record, dataset, device, jobs)
+
+
+def _build(out: Path, record: BuildRecord, dataset: Dataset, device: Device, jobs: int) -> Zoo:
+    options, splits = record.options, record.indices()
+    _ensure_base(out, options, dataset, splits)
+    bench = Bench.open(out, TrainingData.of(dataset, splits))
+    strategy = make_strategy(options.strategy, bench.base, options.grid, _ensure_order(bench))
+    journal = Journal(out / Journal.FILE)
+    trials = list(_make_all(strategy, journal, bench, record, jobs))
+    variants = [variant for trial in trials for variant in trial.variants]
+    _ensure_profile(out, variants, device)
+    outcomes = _ensure_outcomes(out, variants, dataset, splits)
+    accuracy = {split: outcomes.accuracy(split) for split in ("route", "test")}
+    Manifest(
+        name=out.resolve().name,
+        classes=dataset.classes,
+        input=dataset.input,
+        variants=tuple(
+            msgspec.structs.replace(
+                variant, accuracy=variant.accuracy | {split: by_id[variant.id] for split, by_id in accuracy.items()}
+            )
+            for variant in variants
+        ),
+    ).write(out / Zoo.MANIFEST)
+    return Zoo.open(out)
+
+
+def _make_room(out: Path, overwrite: bool) -> None:
+    """Creates the directory; deletes a zoo in it only when told to, and nothing else ever."""
+    if out.exists() and not out.is_dir():
+        raise NotAZooError(f"{out} is a file: --out names a directory")
+    ours = (out / BuildRecord.FILE).exists() or (out / Zoo.MANIFEST).exists()
+    if out.exists() and any(out.iterdir()) and not ours:
+        raise NotAZooError(f"{out} holds something that is no zoo: name an empty or a new directory")
+    if ours and overwrite:
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Holds the directory for this build; a lock of the operating system, so a killed build leaves none."""
+    directory = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ZooError(f"{out} is being built by another process: wait for it, or name another directory") from None
+    finally:
+        os.close(directory)
+
+
+def _begin(out: Path, options: BuildOptions, dataset: Dataset) -> BuildRecord:
+    """Writes ``build.json``, or checks that the one there is of the same build."""
+    path = out / BuildRecord.FILE
+    if not path.exists():
+        splits = split_indices(dataset.y, options.seed)
+        record = BuildRecord(
+            options=options,
+            data_fingerprint=dataset.fingerprint,
+            classes=dataset.classes,
+            input=dataset.input,
+            splits={name: indices.tolist() for name, indices in splits.items()},
+            versions={name: version(name) for name in ("tensorflow", "keras", "ai-edge-litert", "numpy")}
+            | {"fleetfoot": __version__, "python": platform.python_version()},
+        )
+        record.write(path)
+    record = BuildRecord.read(path)
+    if record.options != options:
+        raise UsageError(f"{out} was begun with other options ({_differences(record.options, options)}): "
+                         "give the same ones to go on, or --overwrite to start anew")
+    if record.data_fingerprint != dataset.fingerprint:
+        raise UsageError(f"{out} was begun with other data under the name {options.data}: --overwrite starts anew")
+    return record
+
+
+def _differences(old: BuildOptions, new: BuildOptions) -> str:
+    before, now = msgspec.to_builtins(old), msgspec.to_builtins(new)
+    before |= before.pop("grid")
+    now |= now.pop("grid")
+    return ", ".join(f"{name} was {before[name]}" for name in before if before[name] != now[name])
+
+
+def _ensure_base(out: Path, options: BuildOptions, dataset: Dataset, splits: dict[Split, Indices]) -> None:
+    path = base_path(out)
+    if path.exists():
+        return
+    make_deterministic(options.seed)
+    model = base_model(options, dataset)
+    if not is_file(options.model):
+        train(model, TrainingData.of(dataset, splits), epochs=options.epochs, name="the base model")
+    with atomic_path(path) as temporary:
+        model.save(temporary)
+
+
+def base_model(options: BuildOptions, dataset: Dataset) -> Any:
+    """The base model: loaded and taken as trained where a file is named, else new and untrained."""
+    if is_file(options.model):
+        return load_base(Path(str(options.model)), dataset)
+    return new_base(options.model or DEFAULT_ARCHITECTURE[options.data], dataset)
+
+
+def is_file(model: str | None) -> bool:
+    """Whether ``--model`` names a file rather than a built-in network."""
+    return model is not None and (os.sep in model or Path(model).suffix != "" or Path(model).exists())
+
+
+def _ensure_order(bench: Bench) -> str:
+    """Writes the channel orders, named by their content; the same base model always gives the same."""
+    text = msgspec.json.encode(importance_order(bench.base), order="sorted")
+    name = f"base/order-{hashlib.sha256(text).hexdigest()[:8]}.json"
+    write_bytes(bench.zoo / name, text)
+    return name
+
+
+def _make_all(
+    strategy: Strategy, journal: Journal, bench: Bench, record: BuildRecord, jobs: int
+) -> Iterator[Trial]:
+    """Makes what the strategy proposes, and takes from the journal what was made before."""
+    while proposals := strategy.propose():
+        missing = [proposal for proposal in proposals if not _is_made(journal, bench.zoo, proposal)]
+        for trial in _make_missing(missing, bench, record, jobs):
+            journal.append(trial)
+        trials = [trial for proposal in proposals if (trial := journal.find(list(proposal.recipes.values())))]
+        strategy.observe(trials)
+        yield from trials
+
+
+def _is_made(journal: Journal, zoo: Path, proposal: Proposal) -> bool:
+    trial = journal.find(list(proposal.recipes.values()))
+    if trial is None:
+        return False
+    path = zoo / trial.variants[0].file
+    return path.exists() and sha256(path) == trial.variants[0].sha256
+
+
+def _make_missing(missing: Sequence[Proposal], bench: Bench, record: BuildRecord, jobs: int) -> Iterator[Trial]:
+    if jobs == 1:
+        yield from (make_candidate(bench, proposal) for proposal in missing)
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    tasks = (joblib.delayed(_make_in_worker)(bench.zoo, record, proposal, threads) for proposal in missing)
+    with progress("making variants", len(missing)) as advance:
+        for trial in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks):
+            advance(1)
+            yield trial
+
+
+def _make_in_worker(zoo: Path, record: BuildRecord, proposal: Proposal, threads: int) -> Trial:
+    """Makes a candidate in a process of its own, from what is on the disk."""
+    be_quiet()
+    if tf.config.threading.get_intra_op_parallelism_threads() != threads:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+    data = TrainingData.of(load_dataset(record.options.data), record.indices())
+    return make_candidate(Bench.open(zoo, data), proposal)
+
+
+def _ensure_profile(out: Path, variants: Sequence[Variant], device: Device) -> None:
+    """Measures when all training is over, so that none loads the device meanwhile."""
+    path = out / "profiles" / f"{device.info().id}.json"
+    hashes = {variant.id: variant.sha256 for variant in variants}
+    if not path.exists() or not Profile.read(path).covers(hashes):
+        profile_variants(out, variants, device)
+
+
+def _ensure_outcomes(
+    out: Path, variants: Sequence[Variant], dataset: Dataset, splits: dict[Split, Indices]
+) -> Outcomes:
+    path = out / Outcomes.FILE
+    if path.exists():
+        outcomes = Outcomes.read(path)
+        if outcomes.hashes == {variant.id: variant.sha256 for variant in variants}:
+            return outcomes
+    return record_outcomes(out, variants, dataset, splits)

@@ -1,0 +1,157 @@
+"""Making candidates: a recipe applied to the base model, fine-tuned, exported, and checked."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from fleetfoot.errors import UsageError
+from fleetfoot.files import sha256
+from zoo.backend import keras, make_deterministic
+from zoo.catalog import Variant
+from zoo.channels import permute_model, slice_model
+from zoo.cost import count_macs, peak_activation_bytes
+from zoo.export import export, parity, predict
+from zoo.finetune import TrainingData, train
+from zoo.lowrank import decompose
+from zoo.recipe import Recipe
+from zoo.search.journal import Trial
+from zoo.search.strategies import Proposal
+from zoo.subnetworks import train_jointly
+
+FINE_TUNING_RATE = 5e-4
+_BYTES_PER_VALUE = {None: 4, "int8": 1}
+
+
+class Bench(NamedTuple):
+    """What every candidate is made from."""
+
+    zoo: Path
+    base: Any
+    data: TrainingData
+
+    @classmethod
+    def open(cls, zoo: Path, data: TrainingData) -> Bench:
+        """Takes the base model from its place in the zoo directory."""
+        return cls(zoo, keras.saving.load_model(base_path(zoo), compile=False), data)
+
+
+def base_path(zoo: Path) -> Path:
+    """Where the base model is kept in a zoo directory."""
+    return zoo / "base" / "model.keras"
+
+
+def make_candidate(bench: Bench, proposal: Proposal) -> Trial:
+    """Makes all variants of a proposal, in one file, and measures their accuracy on the tune split.
+
+    Raises:
+        ModelError: a recipe does not fit the base model, or the result cannot be exported.
+    """
+    start = time.monotonic()
+    networks = make_networks(bench, proposal.recipes)
+    (quantize,) = {recipe.quantize for recipe in proposal.recipes.values()}
+    ids = {name: variant_id(name, recipe) for name, recipe in proposal.recipes.items()}
+    file = f"variants/{_file_stem(ids)}.tflite"
+    path = bench.zoo / file
+    signatures = {ids[name]: network for name, network in networks.items()}
+    export(signatures, path, quantize=quantize, calibration=bench.data.x_tune)
+    digest = sha256(path)
+    variants = tuple(
+        Variant(
+            id=ids[name],
+            file=file,
+            sha256=digest,
+            signature=ids[name],
+            recipe=recipe,
+            parent=None if recipe == Recipe() else variant_id("base", Recipe()),
+            accuracy={"tune": _accuracy(path, ids[name], bench.data)},
+            macs=count_macs(networks[name]),
+            parameters=networks[name].count_params(),
+            size=path.stat().st_size,
+            peak_activation_bytes=peak_activation_bytes(networks[name], _BYTES_PER_VALUE[quantize]),
+            parity=parity(networks[name], path, ids[name], bench.data.x_tune, quantize),
+        )
+        for name, recipe in proposal.recipes.items()
+    )
+    return Trial(variants=variants, seconds=round(time.monotonic() - start, 3))
+
+
+def make_networks(bench: Bench, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
+    """The networks of recipes that are made together, fine-tuned, by name.
+
+    Raises:
+        UsageError: several recipes that are no nested family.
+        ModelError: a recipe does not fit the base model.
+    """
+    first = next(iter(recipes.values()))
+    make_deterministic(first.training.seed if first.training else 0)
+    if first.order is not None:
+        return _nested(bench, recipes, read_order(bench.zoo / first.order))
+    if len(recipes) != 1:
+        raise UsageError("only the subnetworks of one order are made together")
+    network = cut(bench.base, first)
+    if first.training:
+        train(
+            network,
+            bench.data,
+            epochs=first.training.epochs,
+            learning_rate=FINE_TUNING_RATE,
+            teacher=bench.base if first.training.teacher else None,
+            name=next(iter(recipes)),
+        )
+    return {name: network for name in recipes}
+
+
+def cut(base: Any, recipe: Recipe) -> Any:
+    """The base model with a recipe's channels and ranks, not yet fine-tuned.
+
+    Raises:
+        ModelError: the recipe does not fit.
+    """
+    network = slice_model(base, recipe.keep)
+    return decompose(network, recipe.ranks) if recipe.ranks else network
+
+
+def variant_id(name: str, recipe: Recipe) -> str:
+    """A name to read and, after it, the beginning of the recipe's hash, which is the identity."""
+    return f"{name}-{recipe.digest[:8]}"
+
+
+def read_order(path: Path) -> dict[str, list[int]]:
+    """The channel orders that nested subnetworks are prefixes of: channel group → permutation."""
+    return msgspec.json.decode(path.read_bytes(), type=dict[str, list[int]])
+
+
+def _nested(bench: Bench, recipes: Mapping[str, Recipe], order: Mapping[str, list[int]]) -> dict[str, Any]:
+    ladder = [{group: _prefix(kept) for group, kept in recipe.keep.items()} for recipe in recipes.values()]
+    (training,) = {recipe.training for recipe in recipes.values()}
+    family = train_jointly(
+        permute_model(bench.base, order),
+        ladder,
+        bench.data,
+        epochs=training.epochs if training else 0,
+        learning_rate=FINE_TUNING_RATE,
+        teacher=bench.base if training and training.teacher else None,
+    )
+    return dict(zip(recipes, family, strict=True))
+
+
+def _prefix(kept: int | tuple[int, ...]) -> int:
+    if not isinstance(kept, int):
+        raise UsageError("a subnetwork keeps a prefix of each channel group: give its length")
+    return kept
+
+
+def _file_stem(ids: Mapping[str, str]) -> str:
+    """The id of a variant that is alone in its file; for a family, a name made of all ids."""
+    first, *others = ids.values()
+    return f"subnetworks-{hashlib.sha256('+'.join(ids.values()).encode()).hexdigest()[:8]}" if others else first
+
+
+def _accuracy(path: Path, signature: str, data: TrainingData) -> float:
+    return float((predict(path, signature, data.x_tune).argmax(axis=1) == data.y_tune).mean())

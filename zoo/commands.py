@@ -1,0 +1,134 @@
+"""The commands ``build-zoo`` and ``inspect-zoo``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from fleetfoot.console import NumberList, WordList, command, note, print_json, print_table
+from fleetfoot.errors import DamagedFileError
+from profiling.profile import Profile
+from zoo.catalog import Manifest, Zoo
+
+if TYPE_CHECKING:
+    from zoo.build import BuildOptions
+
+
+@command("build-zoo", example="build-zoo --out my-zoo --data digits --prune 0.25,0.5 --subnetworks 0.25,0.5,1")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The zoo directory to make.")
+@click.option("--data", default="digits", show_default=True, help="The dataset.")
+@click.option("--model", help="A built-in network, or the path of a trained .keras file.  [default: the dataset's own]")
+@click.option("--device", default="local", show_default=True, help="Where the variants are measured.")
+@click.option("--strategy", default="grid", show_default=True, help="How recipes are proposed.")
+@click.option("--epochs", type=click.IntRange(1), default=12, show_default=True,
+              help="Epochs of a new base model; variants are fine-tuned for a third of them.")  # fmt: skip
+@click.option("--prune", type=NumberList(), default="0.25,0.5", show_default=True, metavar="R,…",
+              help="Shares of the channels to keep.")  # fmt: skip
+@click.option("--low-rank", type=NumberList(), default="0.5,0.7", show_default=True, metavar="R,…",
+              help="Shares of the layers' energy to keep.")  # fmt: skip
+@click.option("--subnetworks", type=NumberList(), default="0.1,0.25,0.5", show_default=True, metavar="F,…",
+              help="Fractions of the multiply-accumulates of nested subnetworks, ascending.")  # fmt: skip
+@click.option("--quantize", type=WordList(), default="int8", show_default=True, metavar="FORMAT,…",
+              help="Number formats of the base model to add.")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the splits and of all training.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Variants made at once.")
+@click.option("--overwrite", is_flag=True, help="Delete the zoo that is there first.")
+@click.option("--dry-run", is_flag=True, help="Say what would be made, how long and how big.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def build_zoo(
+    out: Path, data: str, model: str | None, device: str, strategy: str, epochs: int, prune: tuple[float, ...],
+    low_rank: tuple[float, ...], subnetworks: tuple[float, ...], quantize: tuple[str, ...], seed: int, jobs: int,
+    overwrite: bool, dry_run: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Makes a zoo of faster variants of one network: trains, cuts, fine-tunes, exports and measures them.
+
+    Stopped at any moment, the same command goes on where it was. An empty list, such as --prune "", leaves
+    that family out.
+    """
+    from zoo.build import BuildOptions
+    from zoo.build import build_zoo as build
+    from zoo.search.strategies import GridOptions
+
+    grid = GridOptions(
+        prune=prune, low_rank=low_rank, subnetworks=subnetworks, quantize=quantize, epochs=-(-epochs // 3), seed=seed
+    )
+    options = BuildOptions(
+        data=data, model=model, device=device, strategy=strategy, epochs=epochs, grid=grid, seed=seed
+    )
+    if dry_run:
+        _print_forecast(options, as_json)
+        return
+    zoo = build(out, options, jobs=jobs, overwrite=overwrite)
+    if as_json:
+        print_json(msgspec.json.encode(zoo.manifest))
+    else:
+        _print_variants(zoo)
+
+
+@command("inspect-zoo", example="inspect-zoo my-zoo --verify")
+@click.argument("path", metavar="ZOO", type=click.Path(path_type=Path))
+@click.option("--verify", is_flag=True, help="Check every file against what was recorded of it.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def inspect_zoo(path: Path, verify: bool, as_json: bool) -> None:
+    """Shows what is in a zoo."""
+    zoo = Zoo.open(path)
+    problems = list(zoo.problems()) if verify else []
+    if as_json:
+        print_json(msgspec.json.encode(_Inspection(zoo.manifest, list(zoo.profiles()), problems if verify else None)))
+    else:
+        _print_variants(zoo)
+    if problems:
+        raise DamagedFileError("; ".join(problems))
+    if verify:
+        note(f"{path}: all files are as recorded")
+
+
+class _Inspection(msgspec.Struct):
+    """What ``inspect-zoo --json`` prints; ``problems`` is null when nothing was verified."""
+
+    zoo: Manifest
+    profiles: list[Profile]
+    problems: list[str] | None
+
+
+def _print_variants(zoo: Zoo) -> None:
+    profiles = list(zoo.profiles())
+    base = zoo.manifest.variants[0]
+    columns = ["variant", "test accuracy", "MACs", "parameters", "file"]
+    columns += [f"ms on {profile.device.processor}" for profile in profiles]
+    rows: Iterable[list[str]] = (
+        [
+            variant.id,
+            f"{variant.accuracy['test']:.1%}",
+            f"{variant.macs / base.macs:.0%}",
+            f"{variant.parameters:,}",
+            f"{variant.size / 1e6:.2f} MB",
+            *(_latency(profile, variant.id) for profile in profiles),
+        ]
+        for variant in zoo.manifest.variants
+    )
+    print_table(f"{zoo.manifest.name}: {len(zoo.variants)} variants, {len(zoo.manifest.classes)} classes", columns, rows)
+
+
+def _latency(profile: Profile, variant: str) -> str:
+    measured = profile.measurements.get(variant)
+    return f"{measured.latency.p50_ms:.3f}" if measured else "not measured"
+
+
+def _print_forecast(options: BuildOptions, as_json: bool) -> None:
+    from zoo.dry_run import forecast
+
+    lines = forecast(options)
+    if as_json:
+        print_json(msgspec.json.encode([line._asdict() for line in lines]))
+        return
+    total = sum(line.seconds for line in lines)
+    rows = [[line.name, f"{line.macs:,}", f"{line.parameters:,}", f"{line.size / 1e6:.2f} MB", f"{line.seconds:.0f} s"]
+            for line in lines]  # fmt: skip
+    size = sum(line.size for line in lines) / 1e6
+    print_table(f"would make {len(lines)} variants, {size:.1f} MB, in about {total / 60:.1f} minutes",
+                ["variant", "MACs", "parameters", "size", "time"], rows)  # fmt: skip

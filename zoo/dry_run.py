@@ -1,0 +1,77 @@
+"""What a build would make, how long it would take and how big it would be, without building."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fleetfoot.console import note
+from zoo.backend import keras
+from zoo.build import BuildOptions, base_model, is_file
+from zoo.candidates import cut
+from zoo.cost import count_macs
+from zoo.datasets import SPLITS, Dataset, load_dataset
+from zoo.finetune import BATCH
+from zoo.search.strategies import make_strategy
+
+_EXPORT_SECONDS = 3.0
+_MEASURE_SECONDS = 2.0
+_BYTES_PER_PARAMETER = {None: 4, "int8": 1}
+
+
+class Forecast(NamedTuple):
+    """What is expected of one variant."""
+
+    name: str
+    macs: int
+    parameters: int
+    size: int
+    seconds: float
+
+
+def forecast(options: BuildOptions) -> list[Forecast]:
+    """Forecasts every variant that a build would make; the base model's line includes its training.
+
+    Times come from a few training steps of the base model, scaled by multiply-accumulates.
+
+    Raises:
+        FleetfootError: the data, the model or the options do not fit.
+    """
+    dataset = load_dataset(options.data)
+    base = base_model(options, dataset)
+    if not is_file(options.model):
+        note("the base model is not trained yet: where weights decide, the final variants will differ")
+    epoch_seconds = _epoch_seconds(base, dataset)
+    lines = []
+    strategy = make_strategy(options.strategy, base, options.grid, "")
+    for proposal in strategy.propose():
+        for name, recipe in proposal.recipes.items():
+            network = cut(base, recipe)
+            share = count_macs(network) / count_macs(base)
+            epochs = recipe.training.epochs if recipe.training else options.epochs * (name == "base" and not is_file(options.model))
+            lines.append(
+                Forecast(
+                    name=name,
+                    macs=count_macs(network),
+                    parameters=network.count_params(),
+                    size=network.count_params() * _BYTES_PER_PARAMETER[recipe.quantize],
+                    seconds=epochs * share * epoch_seconds + _EXPORT_SECONDS + _MEASURE_SECONDS,
+                )
+            )
+    return lines
+
+
+def _epoch_seconds(model: Any, dataset: Dataset) -> float:
+    """How long one epoch of the train split takes, from three steps after two that compile."""
+    x = dataset.x[:BATCH]
+    targets = np.eye(len(dataset.classes), dtype=np.float32)[dataset.y[: len(x)]]
+    trial = keras.models.clone_model(model)
+    trial.compile(optimizer="adam", loss="categorical_crossentropy")
+    for _ in range(2):
+        trial.train_on_batch(x, targets)
+    start = time.perf_counter()
+    for _ in range(3):
+        trial.train_on_batch(x, targets)
+    return (time.perf_counter() - start) / 3 * SPLITS["train"] * len(dataset.x) / BATCH

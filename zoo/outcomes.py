@@ -1,0 +1,117 @@
+"""The outcomes table: what each variant did on each route and test input.
+
+Which variants to keep, premodel training, oracle, baselines and plots run from this table, without
+running a variant again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fleetfoot.errors import NotAZooError, SchemaError, StaleError
+from fleetfoot.files import atomic_path
+
+Array = npt.NDArray[Any]
+
+_SCHEMA_VERSION = 1
+_COLUMNS = (
+    "input", "split", "variant", "label", "predicted", "correct", "rank", "confidence", "margin", "entropy",
+    "probabilities",
+)  # fmt: skip
+
+
+class Outcomes:
+    """The table, one row per input and variant, with the file hash of each variant it was made with.
+
+    Columns: ``input`` (content hash), ``split``, ``variant``, ``label`` and ``predicted`` (class indices),
+    ``correct``, ``rank`` of the true label (1 is best), ``confidence`` (largest probability), ``margin``
+    (to the second), ``entropy`` (nats), ``probabilities``.
+    """
+
+    FILE: ClassVar[str] = "outcomes.parquet"
+
+    def __init__(self, table: pd.DataFrame, hashes: Mapping[str, str]) -> None:
+        self.table = table
+        self.hashes = dict(hashes)
+
+    def write(self, path: Path) -> None:
+        """Writes the table atomically as Parquet, the hashes in its metadata."""
+        arrow = pa.Table.from_pandas(self.table, preserve_index=False)
+        about = {"schema_version": _SCHEMA_VERSION, "hashes": self.hashes}
+        arrow = arrow.replace_schema_metadata({"fleetfoot": msgspec.json.encode(about)})
+        with atomic_path(path) as temporary:
+            pq.write_table(arrow, temporary)
+
+    @classmethod
+    def read(cls, path: Path) -> Outcomes:
+        """Reads a table.
+
+        Raises:
+            NotAZooError: there is none.
+            SchemaError: it is damaged, of a newer version, or some other table.
+        """
+        if not path.exists():
+            raise NotAZooError(f"{path} does not exist: run build-zoo anew")
+        try:
+            arrow = pq.read_table(path)
+            about = msgspec.json.decode((arrow.schema.metadata or {})[b"fleetfoot"])
+        except (pa.ArrowException, KeyError, OSError) as error:
+            raise SchemaError(f"{path} is damaged or no outcomes table: {error}") from None
+        if about["schema_version"] > _SCHEMA_VERSION:
+            raise SchemaError(f"{path} was written by a newer Fleetfoot: upgrade fleetfoot")
+        if missing := set(_COLUMNS) - set(arrow.column_names):
+            raise SchemaError(f"{path} lacks the columns {', '.join(sorted(missing))}")
+        return cls(arrow.to_pandas(), about["hashes"])
+
+    def require_current(self, hashes: Mapping[str, str]) -> None:
+        """Makes sure that the table is of the variants with these file hashes.
+
+        Raises:
+            StaleError: it is of others.
+        """
+        if self.hashes != dict(hashes):
+            raise StaleError("outcomes.parquet is of other variants than zoo.json: run build-zoo anew")
+
+    def matrix(self, column: str, split: str, variants: Sequence[str]) -> pd.DataFrame:
+        """One column of a split as a table of inputs (rows) by variants (columns, in the order given)."""
+        rows = self.table[self.table["split"] == split]
+        return rows.pivot(index="input", columns="variant", values=column)[list(variants)]
+
+    def accuracy(self, split: str) -> dict[str, float]:
+        """The share of a split's inputs that each variant answers rightly."""
+        rows = self.table[self.table["split"] == split]
+        return {str(name): float(value) for name, value in rows.groupby("variant")["correct"].mean().items()}
+
+
+def variant_outcomes(
+    variant: str, split: str, inputs: Sequence[str], labels: npt.NDArray[np.int64], probabilities: Array
+) -> pd.DataFrame:
+    """The rows of one variant and split, from its probabilities of shape (inputs, classes)."""
+    ordered = np.sort(probabilities, axis=1)[:, ::-1]
+    predicted = probabilities.argmax(axis=1)
+    of_label = probabilities[np.arange(len(labels)), labels]
+    positive = np.clip(probabilities, 1e-12, 1.0)
+    return pd.DataFrame(
+        {
+            "input": inputs,
+            "split": split,
+            "variant": variant,
+            "label": labels,
+            "predicted": predicted,
+            "correct": predicted == labels,
+            "rank": 1 + (probabilities > of_label[:, np.newaxis]).sum(axis=1),
+            "confidence": ordered[:, 0],
+            "margin": ordered[:, 0] - ordered[:, 1],
+            "entropy": -(positive * np.log(positive)).sum(axis=1),
+            "probabilities": list(probabilities),
+        }
+    )
