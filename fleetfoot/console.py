@@ -21,7 +21,7 @@ from fleetfoot import __version__
 from fleetfoot.errors import FleetfootError
 
 _stderr = Console(stderr=True, highlight=False)
-_stdout = Console(highlight=False)
+_stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 
 
 def be_quiet(quiet: bool = True) -> None:
@@ -48,7 +48,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     """Prints a table on standard output; all but the first column are right-aligned."""
     table = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     _stdout.print(table)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from fleetfoot.silence import silenced
 from fleetfoot.errors import ModelError
 
 Array = npt.NDArray[Any]
@@ -34,7 +35,9 @@ class Model:
         from ai_edge_litert.interpreter import Interpreter
 
         try:
-            self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
+            with silenced():  # it announces the delegate that it uses
+                self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
+                self._interpreter.allocate_tensors()
             self.signatures: tuple[str, ...] = tuple(self._interpreter.get_signature_list())
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"{path} is no LiteRT model that can be run here: {error}") from None

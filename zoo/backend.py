@@ -7,8 +7,13 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
-import keras
-import tensorflow as tf
+from fleetfoot.silence import silenced
+
+with silenced():
+    import keras
+    import tensorflow as tf
+
+tf.get_logger().setLevel("ERROR")  # its warnings are about speed in ways that do not matter here
 
 __all__ = ["keras", "make_deterministic", "tf"]
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from fleetfoot.silence import silenced
 from fleetfoot.errors import ExportError
 from fleetfoot.files import write_bytes
 from profiling.invoke import Model
@@ -22,6 +21,13 @@ FLOAT_TOLERANCE = 1e-4
 _CALIBRATION_INPUTS = 128
 
 Array = npt.NDArray[Any]
+
+
+class Endpoint(NamedTuple):
+    """What a signature computes from its one input, as a dictionary of its one output."""
+
+    function: Callable[[Any], dict[str, Any]]
+    input: Any
 
 
 def export(networks: Mapping[str, Any], path: Path, *, quantize: str | None = None, calibration: Array | None = None) -> None:
@@ -36,23 +42,42 @@ def export(networks: Mapping[str, Any], path: Path, *, quantize: str | None = No
     Raises:
         ExportError: the converter refuses, for instance because of an operator that LiteRT lacks.
     """
-    with tempfile.TemporaryDirectory() as directory, _silenced() as log:
+    endpoints = {name: _endpoint(network) for name, network in networks.items()}
+    write_litert(endpoints, path, tracked=list(networks.values()), calibration=calibration if quantize else None)
+
+
+def write_litert(
+    endpoints: Mapping[str, Endpoint], path: Path, *, tracked: Sequence[Any] = (), calibration: Array | None = None
+) -> None:
+    """Converts functions to one LiteRT file of built-in operators, a signature each.
+
+    Args:
+        endpoints: the functions by signature.
+        path: the file to write, atomically.
+        tracked: the networks whose weights the functions use.
+        calibration: raw inputs; if given, the file computes in int8, in ranges taken from them.
+
+    Raises:
+        ExportError: the converter refuses.
+    """
+    with tempfile.TemporaryDirectory() as directory, silenced() as log:
         archive = keras.export.ExportArchive()
-        for name, network in networks.items():
+        for network in tracked:
             archive.track(network)
-            archive.add_endpoint(name, *_endpoint(network))
+        for name, endpoint in endpoints.items():
+            archive.add_endpoint(name, endpoint.function, [endpoint.input])
         try:
             archive.write_out(directory, verbose=False)
-            converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=list(networks))
-            if quantize == "int8":
-                assert calibration is not None, "int8 needs calibration inputs"
+            converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=list(endpoints))
+            if calibration is not None:
+                inputs = calibration[:_CALIBRATION_INPUTS]
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]
                 converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-                converter.representative_dataset = lambda: _calibration(networks, calibration)
+                converter.representative_dataset = lambda: _calibration(endpoints, inputs)
             data = converter.convert()
-        except Exception as error:  # the converter raises what its C++ passes raise
-            first = str(error).strip().splitlines()[0] if str(error).strip() else log()
-            raise ExportError(f"{path.stem} cannot be converted to LiteRT: {first}") from error
+        except Exception as error:  # the converter raises whatever its passes raise
+            reason = str(error).strip() or log()
+            raise ExportError(f"{path.stem} cannot be converted to LiteRT: {reason.splitlines()[0]}") from error
     write_bytes(path, data)
 
 
@@ -75,33 +100,14 @@ def parity(network: Any, path: Path, signature: str, x: Array, quantize: str | N
     return difference
 
 
-def _endpoint(network: Any) -> tuple[Callable[[Any], dict[str, Any]], list[Any]]:
-    """What a signature computes, and the one raw input that it takes."""
+def _endpoint(network: Any) -> Endpoint:
     (spec,) = network.inputs
-    signature = [tf.TensorSpec([1, *spec.shape[1:]], spec.dtype, name=INPUT)]
-    return lambda x: {OUTPUT: network(x, training=False)}, signature
+    return Endpoint(
+        lambda x: {OUTPUT: network(x, training=False)}, tf.TensorSpec([1, *spec.shape[1:]], spec.dtype, name=INPUT)
+    )
 
 
-def _calibration(networks: Mapping[str, Any], x: Array) -> Iterator[tuple[str, dict[str, Array]]]:
-    for signature in networks:
-        for index in range(min(len(x), _CALIBRATION_INPUTS)):
+def _calibration(signatures: Iterable[str], x: Array) -> Iterator[tuple[str, dict[str, Array]]]:
+    for signature in signatures:
+        for index in range(len(x)):
             yield signature, {INPUT: x[index : index + 1]}
-
-
-@contextmanager
-def _silenced() -> Iterator[Any]:
-    """Keeps what the converter's C++ writes to standard error; yields a function that returns its last line."""
-    with tempfile.TemporaryFile() as log:
-        stderr = os.dup(2)
-        os.dup2(log.fileno(), 2)
-
-        def last_line() -> str:
-            log.seek(0)
-            lines = log.read().decode(errors="replace").strip().splitlines()
-            return lines[-1] if lines else "the converter gave no reason"
-
-        try:
-            yield last_line
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)

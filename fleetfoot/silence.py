@@ -1,0 +1,26 @@
+"""Libraries that write to standard error whatever one tells them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def silenced() -> Iterator[Callable[[], str]]:
+    """Keeps back what libraries write to standard error, from C++ too; yields a function that returns it."""
+    with tempfile.TemporaryFile() as kept:
+        stderr = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+
+        def written() -> str:
+            kept.seek(0)
+            return kept.read().decode(errors="replace").strip()
+
+        try:
+            yield written
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)

@@ -1,0 +1,1 @@
+"""Decides which variant to run: a light model of when each variant is right, and one pure rule."""

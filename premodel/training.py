@@ -1,0 +1,240 @@
+"""Training a zoo's premodel: features and outcomes in; the compiled estimate, a plan per device and a report out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from fleetfoot.console import warn
+from fleetfoot.errors import DataError, NotAZooError, StaleError, UsageError
+from fleetfoot.files import Document, atomic_path, sha256
+from premodel.compile import SIGNATURE, compile_linear
+from premodel.estimators import LinearEstimator, cross_validated_probabilities, fit_linear
+from premodel.evaluation import BudgetReport, Costs, apgr, planned_ms, report_budget
+from premodel.features import compute_array, feature_names
+from premodel.plan import ESTIMATE_FILE, Plan, Stage
+from premodel.policy import Objective
+from profiling.device import Target, connect_device
+from profiling.profile import Profile
+from zoo.build import BuildRecord
+from zoo.catalog import Zoo
+from zoo.datasets import Dataset, load_dataset
+from zoo.outcomes import Outcomes
+
+FEATURES_FILE = "features.parquet"
+BUDGET_FRACTIONS = (0.15, 0.3, 0.5, 0.75, 1.0, 1.5)
+"""The sweep of budgets: fractions of the base model's median latency."""
+
+
+class Evaluation(Document, frozen=True, kw_only=True):
+    """``premodel/evaluation-<device-id>.json``: the test split under a sweep of budgets on one device.
+
+    ``apgr`` is of routing between the fastest and the most accurate variant, or null where the fastest
+    is as accurate; ``used`` says whether the plan asks the premodel, as decided on the route split.
+    """
+
+    device_id: str
+    variants: dict[str, str]
+    split: str
+    budgets: tuple[BudgetReport, ...]
+    apgr: float | None
+    used: bool
+
+
+class Table(NamedTuple):
+    """One split: features of shape (inputs, features), and whether each variant was right, (inputs, variants)."""
+
+    features: npt.NDArray[np.float64]
+    correct: npt.NDArray[np.bool_]
+
+
+def train_premodel(path: Path, device_uri: str) -> list[Evaluation]:
+    """Trains and compiles the premodel of a zoo, plans it for each profiled device, and evaluates it.
+
+    Args:
+        path: the zoo directory.
+        device_uri: the device on which the premodel's own cost is measured.
+
+    Raises:
+        ZooError: the zoo lacks outcomes or a profile, or they are of other variants.
+        DataError: the data is not the data that the zoo was built on.
+        UsageError: the zoo has one variant only.
+    """
+    zoo = Zoo.open(path)
+    if len(zoo.variants) < 2:
+        raise UsageError(f"{path} has one variant only: there is nothing to choose from")
+    profiles = _current_profiles(zoo)
+    outcomes = Outcomes.read(path / Outcomes.FILE)
+    outcomes.require_current(zoo.hashes)
+    route, test = _tables(zoo, outcomes)
+
+    estimator = fit_linear(*route)
+    unseen = cross_validated_probabilities(*route, seed=BuildRecord.read(path / BuildRecord.FILE).options.seed)
+    compile_linear(estimator, zoo.manifest.input, path / ESTIMATE_FILE)
+    costs = _estimate_costs(path, device_uri, profiles)
+    return [
+        _plan_device(zoo, profile, outcomes, costs[profile.device_id], route, unseen, test, estimator)
+        for profile in profiles
+    ]
+
+
+def _plan_device(
+    zoo: Zoo, profile: Profile, outcomes: Outcomes, cost: _EstimateCost, route: Table, unseen: Any, test: Table,
+    estimator: LinearEstimator,
+) -> Evaluation:  # fmt: skip
+    """Writes the plan and the evaluation for one device."""
+    costs = _costs(zoo, profile, cost.stage.mean_ms)
+    table = outcomes.accuracy("route")
+    budgets = _budgets(zoo, profile, costs)
+
+    def report(split: Table, p_right: Any) -> tuple[BudgetReport, ...]:
+        return tuple(report_budget(split.correct, p_right, table, costs, budget, Objective()) for budget in budgets)
+
+    used = _pays(report(route, unseen))
+    stages = (Stage(name="table", mean_ms=0.0, variance=0.0), *([cost.stage] if used else []))
+    Plan(
+        device_id=profile.device_id,
+        variants=zoo.hashes,
+        estimate_sha256=sha256(zoo.path / ESTIMATE_FILE),
+        p_right=table,
+        stages=stages,
+        measured=cost.measured,
+    ).write(Plan.path(zoo.path, profile.device_id))
+
+    p_right = estimator.probabilities(test.features)
+    weak, strong = costs.means().argmin(), np.array([table[name] for name in costs.variants]).argmax()
+    evaluation = Evaluation(
+        device_id=profile.device_id,
+        variants=zoo.hashes,
+        split="test",
+        budgets=report(test, p_right),
+        apgr=apgr(test.correct[:, weak], test.correct[:, strong], p_right[:, strong] - p_right[:, weak]),
+        used=used,
+    )
+    evaluation.write(zoo.path / Plan.DIRECTORY / f"evaluation-{profile.device_id}.json")
+    return evaluation
+
+
+def _pays(reports: Sequence[BudgetReport]) -> bool:
+    """Whether the premodel, its cost charged, is right more often than both easy lines over the budgets."""
+    premodel = np.mean([report.premodel.accuracy for report in reports])
+    return bool(
+        premodel > np.mean([report.static_best.accuracy for report in reports])
+        and premodel > np.mean([report.random_mix.accuracy for report in reports])
+    )
+
+
+def _current_profiles(zoo: Zoo) -> list[Profile]:
+    profiles = [profile for profile in zoo.profiles() if profile.covers(zoo.hashes)]
+    for stale in (profile for profile in zoo.profiles() if not profile.covers(zoo.hashes)):
+        warn(f"the profile of {stale.device_id} is of other variants, and is left out: run build-zoo anew")
+    if not profiles:
+        raise NotAZooError(f"{zoo.path} has no current profile: run build-zoo anew")
+    return profiles
+
+
+def _tables(zoo: Zoo, outcomes: Outcomes) -> tuple[Table, Table]:
+    """The route and test splits, rows in the order of the splits' input ids."""
+    features = _features(zoo)
+    variants = list(zoo.variants)
+
+    def table(split: str) -> Table:
+        correct = outcomes.matrix("correct", split, variants)
+        return Table(features.loc[correct.index].to_numpy(np.float64), correct.to_numpy(bool))
+
+    return table("route"), table("test")
+
+
+def _features(zoo: Zoo) -> pd.DataFrame:
+    """The features of the route and test inputs, a row per input id; computed once and kept."""
+    record = BuildRecord.read(zoo.path / BuildRecord.FILE)
+    names = feature_names(zoo.manifest.input)
+    path = zoo.path / FEATURES_FILE
+    if path.exists():
+        cached = pd.read_parquet(path)
+        if list(cached.columns) == names and cached.attrs.get("data") == record.data_fingerprint:
+            return cached
+    dataset = _same_data(record)
+    indices = np.concatenate([record.indices()["route"], record.indices()["test"]])
+    features = pd.DataFrame(
+        compute_array(dataset.x[indices], zoo.manifest.input), index=dataset.input_ids(indices), columns=names
+    )
+    features = features[~features.index.duplicated()]
+    features.attrs["data"] = record.data_fingerprint
+    with atomic_path(path) as temporary:
+        features.to_parquet(temporary)
+    return features
+
+
+def _same_data(record: BuildRecord) -> Dataset:
+    dataset = load_dataset(record.options.data)
+    if dataset.fingerprint != record.data_fingerprint:
+        raise DataError(f"{dataset.name} is not the data that the zoo was built on: build the zoo anew")
+    return dataset
+
+
+class _EstimateCost(NamedTuple):
+    stage: Stage
+    measured: bool
+
+
+def _estimate_costs(path: Path, device_uri: str, profiles: Iterable[Profile]) -> dict[str, _EstimateCost]:
+    """What the compiled premodel costs on each profiled device.
+
+    It is measured on the device at ``device_uri``; on the others it is taken to be as many times slower as
+    the variants are there, and the plan says so.
+    """
+    here = connect_device(device_uri).measure([Target(SIGNATURE, path / ESTIMATE_FILE, SIGNATURE)])
+    latency = here.measurements[SIGNATURE].latency
+    by_id = {profile.device_id: profile for profile in profiles}
+    if here.device_id not in by_id:
+        raise StaleError(f"{path} has no profile of {here.device_id}: run build-zoo on it first")
+    reference = by_id[here.device_id]
+    costs = {}
+    for device_id, profile in by_id.items():
+        ratio = _slowness(profile, reference)
+        stage = Stage(name="estimate", mean_ms=latency.mean_ms * ratio, variance=latency.variance * ratio**2)
+        costs[device_id] = _EstimateCost(stage, measured=profile is reference)
+    return costs
+
+
+def _slowness(profile: Profile, reference: Profile) -> float:
+    """The median, over the variants, of how many times slower one device is than another."""
+    return float(
+        np.median(
+            [
+                measured.latency.mean_ms / reference.measurements[name].latency.mean_ms
+                for name, measured in profile.measurements.items()
+                if name in reference.measurements
+            ]
+        )
+    )
+
+
+def _costs(zoo: Zoo, profile: Profile, premodel_ms: float) -> Costs:
+    latencies = {name: profile.measurements[name].latency for name in zoo.variants}
+    return Costs(
+        variants=tuple(zoo.variants),
+        mean_ms={name: latency.mean_ms for name, latency in latencies.items()},
+        variance={name: latency.variance for name, latency in latencies.items()},
+        premodel_ms=premodel_ms,
+    )
+
+
+def _budgets(zoo: Zoo, profile: Profile, costs: Costs) -> list[float]:
+    """The sweep, without budgets that the fastest variant cannot keep after the premodel."""
+    base_ms = profile.measurements[zoo.manifest.variants[0].id].latency.p50_ms
+    least = min(planned_ms(costs, name, Objective()) for name in costs.variants)
+    budgets = [round(fraction * base_ms, 4) for fraction in BUDGET_FRACTIONS]
+    return [budget for budget in budgets if budget >= least + costs.premodel_ms]
+
+
+def encode(evaluations: Sequence[Evaluation]) -> bytes:
+    """The evaluations as JSON."""
+    return msgspec.json.encode(evaluations)
