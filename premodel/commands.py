@@ -32,7 +32,14 @@ def train_premodel(path: Path, device: str, as_json: bool) -> None:
 
 
 def _print_evaluation(evaluation: Evaluation) -> None:
-    columns = ["budget ms", "static best", "random mix", "premodel", "oracle", "premodel − static best (95 %)"]
+    columns = [
+        "budget ms",
+        "static best",
+        "random mix",
+        "premodel",
+        "oracle",
+        "premodel − static best (95 %)",
+    ]
     rows = [
         [
             f"{report.budget_ms:.3f}",

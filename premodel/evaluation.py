@@ -54,7 +54,12 @@ class BudgetReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def report_budget(
-    correct: Bools, p_right: Floats, table: dict[str, float], costs: Costs, budget_ms: float, objective: Objective
+    correct: Bools,
+    p_right: Floats,
+    table: dict[str, float],
+    costs: Costs,
+    budget_ms: float,
+    objective: Objective,
 ) -> BudgetReport:
     """Compares the ways to choose under one budget.
 
@@ -74,12 +79,22 @@ def report_budget(
     static = index[choose(table, costs.mean_ms, costs.variance, budget_ms, objective).variant]
     chosen = np.array(
         [
-            index[choose(dict(zip(costs.variants, row, strict=True)), costs.mean_ms, costs.variance, left_ms, objective).variant]
+            index[
+                choose(
+                    dict(zip(costs.variants, row, strict=True)),
+                    costs.mean_ms,
+                    costs.variance,
+                    left_ms,
+                    objective,
+                ).variant
+            ]
             for row in p_right.tolist()
         ]
     )
     rows = np.arange(len(correct))
-    premodel = Line(accuracy=float(correct[rows, chosen].mean()), mean_ms=float(means[chosen].mean()) + costs.premodel_ms)
+    premodel = Line(
+        accuracy=float(correct[rows, chosen].mean()), mean_ms=float(means[chosen].mean()) + costs.premodel_ms
+    )
     difference = correct[rows, chosen].astype(float) - correct[:, static]
     return BudgetReport(
         budget_ms=budget_ms,
@@ -89,7 +104,9 @@ def report_budget(
         oracle=_oracle(correct, costs, budget_ms, objective),
         gain=float(difference.mean()),
         gain_interval=bootstrap_interval(difference),
-        chosen={name: int((chosen == position).sum()) for name, position in index.items() if (chosen == position).any()},
+        chosen={
+            name: int((chosen == position).sum()) for name, position in index.items() if (chosen == position).any()
+        },
     )
 
 

@@ -42,7 +42,12 @@ def compute(x: Any, spec: InputSpec) -> Any:
     flat = tf.reshape(x, [-1, int(np.prod(spec.shape))])
     mean = tf.reduce_mean(flat, axis=1, keepdims=True)
     contrast = tf.sqrt(tf.reduce_mean(tf.square(flat - mean), axis=1, keepdims=True))
-    columns = [mean, contrast, tf.reduce_min(flat, axis=1, keepdims=True), tf.reduce_max(flat, axis=1, keepdims=True)]
+    columns = [
+        mean,
+        contrast,
+        tf.reduce_min(flat, axis=1, keepdims=True),
+        tf.reduce_max(flat, axis=1, keepdims=True),
+    ]
     columns += [_mean_change(x, axis, spec) for axis in range(_ordered_axes(spec))]
     if spec.kind == "image":
         columns.append(_thumbnail(x, spec))

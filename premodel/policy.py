@@ -86,9 +86,7 @@ def choose(
     Returns:
         The choice; where no variant keeps the budget, the fastest, with ``fits`` false.
     """
-    planned_ms = {
-        name: latency_mean_ms[name] + objective.deviations * math.sqrt(latency_var[name]) for name in p_right
-    }
+    planned_ms = {name: latency_mean_ms[name] + objective.deviations * math.sqrt(latency_var[name]) for name in p_right}
     fitting = [name for name in p_right if planned_ms[name] <= budget_ms]
     if fitting:
         best, why = _best(fitting, p_right, planned_ms, objective)
@@ -98,9 +96,7 @@ def choose(
             f"no variant keeps the {max(budget_ms, 0.0):.3g} ms that are left: "
             f"this is the fastest, and needs {planned_ms[best]:.3g} ms"
         )
-    return Choice(
-        variant=best, p_right=p_right[best], expected_ms=latency_mean_ms[best], fits=bool(fitting), why=why
-    )
+    return Choice(variant=best, p_right=p_right[best], expected_ms=latency_mean_ms[best], fits=bool(fitting), why=why)
 
 
 def _best(

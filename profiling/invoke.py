@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fleetfoot.silence import silenced
 from fleetfoot.errors import ModelError
+from fleetfoot.silence import silenced
 
 Array = npt.NDArray[Any]
 

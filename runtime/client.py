@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgspec
 import numpy.typing as npt
@@ -76,7 +76,9 @@ class RemoteSelector:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _typed(self, kind: type[T], call: Callable[[], Any]) -> T:
@@ -88,4 +90,6 @@ class RemoteSelector:
         except pyro_errors.TimeoutError:
             raise ServiceError(f"{self._uri} did not answer in time") from None
         except (pyro_errors.PyroError, OSError) as error:
-            raise ServiceError(f"no selector service answers at {self._uri}: {error}; start one with serve-zoo") from None
+            raise ServiceError(
+                f"no selector service answers at {self._uri}: {error}; start one with serve-zoo"
+            ) from None

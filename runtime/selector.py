@@ -13,7 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fleetfoot.console import warn
-from fleetfoot.errors import DamagedFileError, NotAZooError, OverBudgetError, RequestError, SchemaError, UsageError
+from fleetfoot.errors import (
+    DamagedFileError,
+    NotAZooError,
+    OverBudgetError,
+    RequestError,
+    SchemaError,
+    UsageError,
+)
 from fleetfoot.files import sha256
 from premodel.plan import ESTIMATE_FILE, Plan, Stage
 from premodel.policy import Choice, Objective, check_budget, choose
@@ -76,7 +83,12 @@ class Selector:
         return cls(zoo, Engine(zoo, profile.threads), profile, _find_plan(zoo, profile.device_id))
 
     def choose(
-        self, x: npt.ArrayLike, budget_ms: float, *, objective: Objective | None = None, on_miss: OnMiss = "serve"
+        self,
+        x: npt.ArrayLike,
+        budget_ms: float,
+        *,
+        objective: Objective | None = None,
+        on_miss: OnMiss = "serve",
     ) -> Choice:
         """The variant to run for a raw input within a budget, without running it.
 
@@ -95,7 +107,12 @@ class Selector:
         return self._choose(self._zoo.manifest.input.check(x), start, budget_ms, objective, on_miss)
 
     def infer(
-        self, x: npt.ArrayLike, budget_ms: float, *, objective: Objective | None = None, on_miss: OnMiss = "serve"
+        self,
+        x: npt.ArrayLike,
+        budget_ms: float,
+        *,
+        objective: Objective | None = None,
+        on_miss: OnMiss = "serve",
     ) -> Answer:
         """Chooses a variant for a raw input and runs it; arguments and errors as for ``choose``."""
         start = time.perf_counter()
@@ -162,9 +179,7 @@ class Selector:
     def close(self) -> None:
         """Nothing to release; here so that local and remote selectors are used alike."""
 
-    def _choose(
-        self, x: Array, start: float, budget_ms: float, objective: Objective | None, on_miss: OnMiss
-    ) -> Choice:
+    def _choose(self, x: Array, start: float, budget_ms: float, objective: Objective | None, on_miss: OnMiss) -> Choice:
         budget_ms = check_budget(budget_ms)
         if on_miss not in ("serve", "refuse"):
             raise RequestError(f"on_miss is 'serve' or 'refuse', not {on_miss!r}")
@@ -178,7 +193,9 @@ class Selector:
         if not choice.fits and on_miss == "refuse":
             with self._lock:
                 self._refused += 1
-            raise OverBudgetError(f"no variant keeps {budget_ms:g} ms here: the fastest takes {choice.expected_ms:.3g} ms")
+            raise OverBudgetError(
+                f"no variant keeps {budget_ms:g} ms here: the fastest takes {choice.expected_ms:.3g} ms"
+            )
         return choice
 
     def _warm_up(self) -> None:
@@ -203,7 +220,11 @@ class Selector:
         if self._estimate is None or self._estimate_stage is None:
             return False
         return choose(
-            self._table, latencies.mean_ms, latencies.variance, budget_ms - self._estimate_stage.mean_ms, objective
+            self._table,
+            latencies.mean_ms,
+            latencies.variance,
+            budget_ms - self._estimate_stage.mean_ms,
+            objective,
         ).fits
 
     def _estimated(self, x: Array) -> dict[str, float]:

@@ -108,7 +108,9 @@ def serve(selector: Selector, host: str, port: int, ready: Callable[[str], None]
     try:
         daemon = Daemon(host=host, port=port)
     except OSError as error:
-        raise ServiceError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from None
+        raise ServiceError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port"
+        ) from None
     stopping = threading.Event()
 
     def stop(_signal: int, _frame: Any) -> None:

@@ -12,13 +12,18 @@ from typing import Any
 import pytest
 
 BIN = Path(sys.executable).parent
-TINY_WIDTH = 16
+TINY_WIDTH = 32
 
 
 def run(command: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """Runs one of Fleetfoot's commands as a user would, in a process of its own."""
     return subprocess.run(
-        [BIN / command, *map(str, arguments)], capture_output=True, text=True, timeout=240, check=False, **options
+        [BIN / command, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        **options,
     )
 
 
@@ -68,7 +73,10 @@ def zoo_copy(tmp_path: Path, finished_zoo: Path) -> Path:
 def service_uri(finished_zoo: Path) -> Iterator[str]:
     """The URI of a running ``serve-zoo``."""
     process = subprocess.Popen(
-        [BIN / "serve-zoo", str(finished_zoo), "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [BIN / "serve-zoo", str(finished_zoo), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     yield process.stdout.readline().strip()

@@ -111,7 +111,8 @@ def _build(out: Path, record: BuildRecord, dataset: Dataset, device: Device, job
         input=dataset.input,
         variants=tuple(
             msgspec.structs.replace(
-                variant, accuracy=variant.accuracy | {split: by_id[variant.id] for split, by_id in accuracy.items()}
+                variant,
+                accuracy=variant.accuracy | {split: by_id[variant.id] for split, by_id in accuracy.items()},
             )
             for variant in variants
         ),
@@ -161,8 +162,10 @@ def _begin(out: Path, options: BuildOptions, dataset: Dataset) -> BuildRecord:
         record.write(path)
     record = BuildRecord.read(path)
     if record.options != options:
-        raise UsageError(f"{out} was begun with other options ({_differences(record.options, options)}): "
-                         "give the same ones to go on, or --overwrite to start anew")
+        raise UsageError(
+            f"{out} was begun with other options ({_differences(record.options, options)}): "
+            "give the same ones to go on, or --overwrite to start anew"
+        )
     if record.data_fingerprint != dataset.fingerprint:
         raise UsageError(f"{out} was begun with other data under the name {options.data}: --overwrite starts anew")
     return record
@@ -207,9 +210,7 @@ def _ensure_order(bench: Bench) -> str:
     return name
 
 
-def _make_all(
-    strategy: Strategy, journal: Journal, bench: Bench, record: BuildRecord, jobs: int
-) -> Iterator[Trial]:
+def _make_all(strategy: Strategy, journal: Journal, bench: Bench, record: BuildRecord, jobs: int) -> Iterator[Trial]:
     """Makes what the strategy proposes, and takes from the journal what was made before."""
     while proposals := strategy.propose():
         missing = [proposal for proposal in proposals if not _is_made(journal, bench.zoo, proposal)]

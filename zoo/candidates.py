@@ -104,7 +104,7 @@ def make_networks(bench: Bench, recipes: Mapping[str, Recipe]) -> dict[str, Any]
             teacher=bench.base if first.training.teacher else None,
             name=next(iter(recipes)),
         )
-    return {name: network for name in recipes}
+    return dict.fromkeys(recipes, network)
 
 
 def cut(base: Any, recipe: Recipe) -> Any:

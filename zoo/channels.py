@@ -35,7 +35,14 @@ _FIXED = -1
 layers = keras.layers
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D)
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
-_ELEMENTWISE_MERGES = (layers.Add, layers.Subtract, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum)
+_ELEMENTWISE_MERGES = (
+    layers.Add,
+    layers.Subtract,
+    layers.Multiply,
+    layers.Average,
+    layers.Maximum,
+    layers.Minimum,
+)
 _CHANNELWISE = (
     layers.Identity, layers.ReLU, layers.LeakyReLU, layers.ELU, layers.Dropout, layers.SpatialDropout2D,
     layers.AveragePooling1D, layers.AveragePooling2D, layers.MaxPooling1D, layers.MaxPooling2D,

@@ -54,7 +54,12 @@ def build_zoo(
     from zoo.search.strategies import GridOptions
 
     grid = GridOptions(
-        prune=prune, low_rank=low_rank, subnetworks=subnetworks, quantize=quantize, epochs=-(-epochs // 3), seed=seed
+        prune=prune,
+        low_rank=low_rank,
+        subnetworks=subnetworks,
+        quantize=quantize,
+        epochs=-(-epochs // 3),
+        seed=seed,
     )
     options = BuildOptions(
         data=data, model=model, device=device, strategy=strategy, epochs=epochs, grid=grid, seed=seed
@@ -111,7 +116,11 @@ def _print_variants(zoo: Zoo) -> None:
         ]
         for variant in zoo.manifest.variants
     )
-    print_table(f"{zoo.manifest.name}: {len(zoo.variants)} variants, {len(zoo.manifest.classes)} classes", columns, rows)
+    print_table(
+        f"{zoo.manifest.name}: {len(zoo.variants)} variants, {len(zoo.manifest.classes)} classes",
+        columns,
+        rows,
+    )
 
 
 def _latency(profile: Profile, variant: str) -> str:

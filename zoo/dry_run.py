@@ -50,7 +50,11 @@ def forecast(options: BuildOptions) -> list[Forecast]:
         for name, recipe in proposal.recipes.items():
             network = cut(base, recipe)
             share = count_macs(network) / count_macs(base)
-            epochs = recipe.training.epochs if recipe.training else options.epochs * (name == "base" and not is_file(options.model))
+            epochs = (
+                recipe.training.epochs
+                if recipe.training
+                else options.epochs * (name == "base" and not is_file(options.model))
+            )
             lines.append(
                 Forecast(
                     name=name,

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fleetfoot.silence import silenced
 from fleetfoot.errors import ExportError
 from fleetfoot.files import write_bytes
+from fleetfoot.silence import silenced
 from profiling.invoke import Model
 from zoo.backend import keras, tf
 
@@ -30,7 +30,9 @@ class Endpoint(NamedTuple):
     input: Any
 
 
-def export(networks: Mapping[str, Any], path: Path, *, quantize: str | None = None, calibration: Array | None = None) -> None:
+def export(
+    networks: Mapping[str, Any], path: Path, *, quantize: str | None = None, calibration: Array | None = None
+) -> None:
     """Writes networks of the same input into one LiteRT file, each as the signature of its name.
 
     Args:
@@ -47,7 +49,11 @@ def export(networks: Mapping[str, Any], path: Path, *, quantize: str | None = No
 
 
 def write_litert(
-    endpoints: Mapping[str, Endpoint], path: Path, *, tracked: Sequence[Any] = (), calibration: Array | None = None
+    endpoints: Mapping[str, Endpoint],
+    path: Path,
+    *,
+    tracked: Sequence[Any] = (),
+    calibration: Array | None = None,
 ) -> None:
     """Converts functions to one LiteRT file of built-in operators, a signature each.
 
@@ -103,7 +109,8 @@ def parity(network: Any, path: Path, signature: str, x: Array, quantize: str | N
 def _endpoint(network: Any) -> Endpoint:
     (spec,) = network.inputs
     return Endpoint(
-        lambda x: {OUTPUT: network(x, training=False)}, tf.TensorSpec([1, *spec.shape[1:]], spec.dtype, name=INPUT)
+        lambda x: {OUTPUT: network(x, training=False)},
+        tf.TensorSpec([1, *spec.shape[1:]], spec.dtype, name=INPUT),
     )
 
 

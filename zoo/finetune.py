@@ -45,7 +45,13 @@ class TrainingData(NamedTuple):
 
 
 def train(
-    model: Any, data: TrainingData, *, epochs: int, learning_rate: float = 1e-3, teacher: Any = None, name: str = "model"
+    model: Any,
+    data: TrainingData,
+    *,
+    epochs: int,
+    learning_rate: float = 1e-3,
+    teacher: Any = None,
+    name: str = "model",
 ) -> None:
     """Trains a network in place and leaves it with the weights that were best on the tune split.
 
@@ -57,7 +63,10 @@ def train(
         teacher: a network whose answers are half of the target.
         name: what the progress bar calls it.
     """
-    model.compile(optimizer=keras.optimizers.Adam(schedule(learning_rate, epochs, data)), loss="categorical_crossentropy")
+    model.compile(
+        optimizer=keras.optimizers.Adam(schedule(learning_rate, epochs, data)),
+        loss="categorical_crossentropy",
+    )
     best = keras.callbacks.EarlyStopping(patience=epochs, restore_best_weights=True)
     with progress(f"training {name}", epochs) as advance:
         model.fit(

@@ -72,7 +72,13 @@ def _widest_within(model: Any, fraction: float) -> dict[str, int]:
 
 
 def train_jointly(
-    model: Any, ladder: Sequence[Widths], data: TrainingData, *, epochs: int, learning_rate: float, teacher: Any = None
+    model: Any,
+    ladder: Sequence[Widths],
+    data: TrainingData,
+    *,
+    epochs: int,
+    learning_rate: float,
+    teacher: Any = None,
 ) -> list[Any]:
     """Fine-tunes nested subnetworks of an ordered network together and returns them, one per rung.
 
@@ -100,7 +106,10 @@ def train_jointly(
         gradients = tape.gradient(loss, model.trainable_variables)
         # What no subnetwork reaches has no gradient, and stays as it is.
         optimizer.apply(
-            [tf.zeros_like(v) if g is None else tf.convert_to_tensor(g) for g, v in zip(gradients, model.trainable_variables, strict=True)],
+            [
+                tf.zeros_like(v) if g is None else tf.convert_to_tensor(g)
+                for g, v in zip(gradients, model.trainable_variables, strict=True)
+            ],
             model.trainable_variables,
         )
 
