@@ -82,6 +82,8 @@ class InputError(RequestError):
 class BudgetError(RequestError):
     """A budget that is no positive number of milliseconds."""
 
+    exit_status = 2
+
 
 class OverBudgetError(RequestError):
     """No variant can keep the budget, and the caller asked to be refused then."""

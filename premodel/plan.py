@@ -10,6 +10,7 @@ import msgspec
 from fleetfoot.files import Document
 
 ESTIMATE_FILE = "premodel/estimate.tflite"
+ESTIMATE_SIGNATURE = "estimate"
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

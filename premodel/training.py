@@ -14,18 +14,18 @@ import pandas as pd
 from fleetfoot.console import warn
 from fleetfoot.errors import DataError, NotAZooError, StaleError, UsageError
 from fleetfoot.files import Document, atomic_path, sha256
-from premodel.compile import SIGNATURE, compile_linear
+from premodel.compile import compile_linear
 from premodel.estimators import LinearEstimator, cross_validated_probabilities, fit_linear
 from premodel.evaluation import BudgetReport, Costs, apgr, planned_ms, report_budget
 from premodel.features import compute_array, feature_names
-from premodel.plan import ESTIMATE_FILE, Plan, Stage
+from premodel.plan import ESTIMATE_FILE, ESTIMATE_SIGNATURE, Plan, Stage
 from premodel.policy import Objective
 from profiling.device import Target, connect_device
 from profiling.profile import Profile
-from zoo.build import BuildRecord
 from zoo.catalog import Zoo
 from zoo.datasets import Dataset, load_dataset
 from zoo.outcomes import Outcomes
+from zoo.record import BuildRecord
 
 FEATURES_FILE = "features.parquet"
 BUDGET_FRACTIONS = (0.15, 0.3, 0.5, 0.75, 1.0, 1.5)
@@ -190,8 +190,8 @@ def _estimate_costs(path: Path, device_uri: str, profiles: Iterable[Profile]) ->
     It is measured on the device at ``device_uri``; on the others it is taken to be as many times slower as
     the variants are there, and the plan says so.
     """
-    here = connect_device(device_uri).measure([Target(SIGNATURE, path / ESTIMATE_FILE, SIGNATURE)])
-    latency = here.measurements[SIGNATURE].latency
+    here = connect_device(device_uri).measure([Target(ESTIMATE_SIGNATURE, path / ESTIMATE_FILE, ESTIMATE_SIGNATURE)])
+    latency = here.measurements[ESTIMATE_SIGNATURE].latency
     by_id = {profile.device_id: profile for profile in profiles}
     if here.device_id not in by_id:
         raise StaleError(f"{path} has no profile of {here.device_id}: run build-zoo on it first")

@@ -22,18 +22,16 @@ from fleetfoot.errors import (
     UsageError,
 )
 from fleetfoot.files import sha256
-from premodel.plan import ESTIMATE_FILE, Plan, Stage
+from premodel.plan import ESTIMATE_FILE, Plan
 from premodel.policy import Choice, Objective, check_budget, choose
-from profiling.invoke import Model, Runner
 from profiling.profile import Profile, this_device
 from runtime.answers import Answer, Description, OnMiss, Stats
 from runtime.engine import Engine
+from runtime.estimate import Estimate
 from runtime.slowdown import Slowdown
 from zoo.catalog import Zoo
 
 Array = npt.NDArray[Any]
-
-_TABLE = Stage(name="table", mean_ms=0.0, variance=0.0)
 
 
 class _Latencies(NamedTuple):
@@ -56,10 +54,7 @@ class Selector:
             {name: latency.variance for name, latency in measured.items()},
         )
         self._table = {name: zoo.variants[name].accuracy["route"] for name in engine.variants}
-        self._stages = plan.stages if plan else (_TABLE,)
-        self._columns = list(plan.variants) if plan else []
-        self._estimate = self._open_estimate() if self._estimate_stage else None
-        self._estimate_lock = threading.Lock()
+        self._estimate = _open_estimate(zoo, plan)
         self._slowdown = Slowdown()
         self._lock = threading.Lock()
         self._chosen: Counter[str] = Counter()
@@ -162,7 +157,7 @@ class Selector:
             input_range=(spec.minimum, spec.maximum),
             variants=dict(self._profiled.mean_ms),
             device_id=self._device_id,
-            stages=tuple(stage.name for stage in self._stages),
+            stages=("table", "estimate") if self._estimate else ("table",),
         )
 
     def stats(self) -> Stats:
@@ -185,9 +180,7 @@ class Selector:
             raise RequestError(f"on_miss is 'serve' or 'refuse', not {on_miss!r}")
         objective = objective or Objective()
         latencies = self._latencies_now()
-        p_right = self._table
-        if self._can_afford_estimate(latencies, budget_ms, objective):
-            p_right = self._estimated(x)
+        p_right = self._p_right(x, latencies, budget_ms, objective)
         left_ms = budget_ms - (time.perf_counter() - start) * 1e3
         choice = choose(p_right, latencies.mean_ms, latencies.variance, left_ms, objective)
         if not choice.fits and on_miss == "refuse":
@@ -215,32 +208,21 @@ class Selector:
                 },
             )
 
-    def _can_afford_estimate(self, latencies: _Latencies, budget_ms: float, objective: Objective) -> bool:
-        """Whether some variant still keeps the budget after the estimate was asked."""
-        if self._estimate is None or self._estimate_stage is None:
-            return False
-        return choose(
-            self._table,
-            latencies.mean_ms,
-            latencies.variance,
-            budget_ms - self._estimate_stage.mean_ms,
-            objective,
-        ).fits
+    def _p_right(self, x: Array, latencies: _Latencies, budget_ms: float, objective: Objective) -> dict[str, float]:
+        """The estimate's probabilities, if some variant still keeps the budget after asking it; else the table's."""
+        if self._estimate is None:
+            return self._table
+        left_ms = budget_ms - self._estimate.cost_ms
+        if not choose(self._table, latencies.mean_ms, latencies.variance, left_ms, objective).fits:
+            return self._table
+        estimated = self._estimate.p_right(x)
+        return {name: estimated[name] for name in self._table}
 
-    def _estimated(self, x: Array) -> dict[str, float]:
-        assert self._estimate is not None
-        with self._estimate_lock:
-            p_right = self._estimate(x)[0].tolist()
-        return {name: p for name, p in zip(self._columns, p_right, strict=True) if name in self._table}
 
-    @property
-    def _estimate_stage(self) -> Stage | None:
-        return next((stage for stage in self._stages if stage.name == "estimate"), None)
-
-    def _open_estimate(self) -> Runner:
-        runner = Model(self._zoo.path / ESTIMATE_FILE).runner("estimate")
-        runner.warm_up()
-        return runner
+def _open_estimate(zoo: Zoo, plan: Plan | None) -> Estimate | None:
+    """The compiled premodel, where the plan asks it."""
+    stages = [stage for stage in plan.stages if stage.name == "estimate"] if plan else []
+    return Estimate(zoo, plan, stages[0]) if plan and stages else None
 
 
 def _find_profile(zoo: Zoo, device: str) -> Profile:

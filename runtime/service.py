@@ -81,7 +81,7 @@ class SelectorService:
         time.sleep(_REPLY_SECONDS)  # Pyro5 sends a reply after the call has returned
 
 
-class _NoMarshal(serializers.MarshalSerializer):
+class _NoMarshal(serializers.MarshalSerializer):  # type: ignore[misc]
     """Stands in for Python's marshal format, which is not safe to read from strangers."""
 
     def loads(self, data: bytes) -> Any:

@@ -9,65 +9,31 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import platform
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import joblib
 import msgspec
-import numpy as np
 
-from fleetfoot import __version__
 from fleetfoot.console import be_quiet, note, progress
 from fleetfoot.errors import NotAZooError, UsageError, ZooError
-from fleetfoot.files import Document, atomic_path, remove_temporaries, sha256, write_bytes
+from fleetfoot.files import atomic_path, remove_temporaries, sha256, write_bytes
 from profiling.device import Device, connect_device
 from profiling.profile import Profile
-from zoo.architectures import DEFAULT_ARCHITECTURE
 from zoo.backend import make_deterministic, tf
 from zoo.candidates import Bench, base_path, make_candidate
-from zoo.catalog import InputSpec, Manifest, Variant, Zoo
-from zoo.datasets import Dataset, Indices, Split, load_dataset, split_indices
+from zoo.catalog import Manifest, Variant, Zoo
+from zoo.datasets import Dataset, Indices, Split, load_dataset
 from zoo.finetune import TrainingData, train
 from zoo.measure import profile_variants, record_outcomes
-from zoo.models import load_base, new_base
+from zoo.models import base_model, is_file
 from zoo.outcomes import Outcomes
+from zoo.record import BuildOptions, BuildRecord
 from zoo.search.journal import Journal, Trial
-from zoo.search.strategies import GridOptions, Proposal, Strategy, make_strategy
+from zoo.search.strategies import Proposal, Strategy, make_strategy
 from zoo.subnetworks import importance_order
-
-
-class BuildOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a zoo is built from and how; a build is resumed with the same options only."""
-
-    data: str = "digits"
-    model: str | None = None
-    device: str = "local"
-    strategy: str = "grid"
-    epochs: int = 12
-    grid: GridOptions = GridOptions()
-    seed: int = 0
-
-
-class BuildRecord(Document, frozen=True, kw_only=True):
-    """``build.json``: written first, so that an unfinished build knows what it is."""
-
-    options: BuildOptions
-    data_fingerprint: str
-    classes: tuple[str, ...]
-    input: InputSpec
-    splits: dict[Split, list[int]]
-    versions: dict[str, str]
-
-    FILE = "build.json"
-
-    def indices(self) -> dict[Split, Indices]:
-        """The splits as index arrays."""
-        return {name: np.array(indices, dtype=np.intp) for name, indices in self.splits.items()}
 
 
 def build_zoo(out: Path, options: BuildOptions, *, jobs: int = 1, overwrite: bool = False) -> Zoo:
@@ -149,17 +115,7 @@ def _begin(out: Path, options: BuildOptions, dataset: Dataset) -> BuildRecord:
     """Writes ``build.json``, or checks that the one there is of the same build."""
     path = out / BuildRecord.FILE
     if not path.exists():
-        splits = split_indices(dataset.y, options.seed)
-        record = BuildRecord(
-            options=options,
-            data_fingerprint=dataset.fingerprint,
-            classes=dataset.classes,
-            input=dataset.input,
-            splits={name: indices.tolist() for name, indices in splits.items()},
-            versions={name: version(name) for name in ("tensorflow", "keras", "ai-edge-litert", "numpy")}
-            | {"fleetfoot": __version__, "python": platform.python_version()},
-        )
-        record.write(path)
+        BuildRecord.new(options, dataset).write(path)
     record = BuildRecord.read(path)
     if record.options != options:
         raise UsageError(
@@ -183,23 +139,11 @@ def _ensure_base(out: Path, options: BuildOptions, dataset: Dataset, splits: dic
     if path.exists():
         return
     make_deterministic(options.seed)
-    model = base_model(options, dataset)
+    model = base_model(options.model, dataset)
     if not is_file(options.model):
         train(model, TrainingData.of(dataset, splits), epochs=options.epochs, name="the base model")
     with atomic_path(path) as temporary:
         model.save(temporary)
-
-
-def base_model(options: BuildOptions, dataset: Dataset) -> Any:
-    """The base model: loaded and taken as trained where a file is named, else new and untrained."""
-    if is_file(options.model):
-        return load_base(Path(str(options.model)), dataset)
-    return new_base(options.model or DEFAULT_ARCHITECTURE[options.data], dataset)
-
-
-def is_file(model: str | None) -> bool:
-    """Whether ``--model`` names a file rather than a built-in network."""
-    return model is not None and (os.sep in model or Path(model).suffix != "" or Path(model).exists())
 
 
 def _ensure_order(bench: Bench) -> str:
@@ -216,17 +160,18 @@ def _make_all(strategy: Strategy, journal: Journal, bench: Bench, record: BuildR
         missing = [proposal for proposal in proposals if not _is_made(journal, bench.zoo, proposal)]
         for trial in _make_missing(missing, bench, record, jobs):
             journal.append(trial)
-        trials = [trial for proposal in proposals if (trial := journal.find(list(proposal.recipes.values())))]
+        trials = [journal.trial(list(proposal.recipes.values())) for proposal in proposals]
         strategy.observe(trials)
         yield from trials
 
 
 def _is_made(journal: Journal, zoo: Path, proposal: Proposal) -> bool:
-    trial = journal.find(list(proposal.recipes.values()))
-    if trial is None:
+    recipes = list(proposal.recipes.values())
+    if recipes not in journal:
         return False
-    path = zoo / trial.variants[0].file
-    return path.exists() and sha256(path) == trial.variants[0].sha256
+    made = journal.trial(recipes).variants[0]
+    path = zoo / made.file
+    return path.exists() and sha256(path) == made.sha256
 
 
 def _make_missing(missing: Sequence[Proposal], bench: Bench, record: BuildRecord, jobs: int) -> Iterator[Trial]:

@@ -15,7 +15,7 @@ from profiling.profile import Profile
 from zoo.catalog import Manifest, Zoo
 
 if TYPE_CHECKING:
-    from zoo.build import BuildOptions
+    from zoo.record import BuildOptions
 
 
 @command("build-zoo", example="build-zoo --out my-zoo --data digits --prune 0.25,0.5 --subnetworks 0.25,0.5,1")
@@ -49,8 +49,8 @@ def build_zoo(
     Stopped at any moment, the same command goes on where it was. An empty list, such as --prune "", leaves
     that family out.
     """
-    from zoo.build import BuildOptions
     from zoo.build import build_zoo as build
+    from zoo.record import BuildOptions
     from zoo.search.strategies import GridOptions
 
     grid = GridOptions(

@@ -9,11 +9,12 @@ import numpy as np
 
 from fleetfoot.console import note
 from zoo.backend import keras
-from zoo.build import BuildOptions, base_model, is_file
 from zoo.candidates import cut
 from zoo.cost import count_macs
 from zoo.datasets import SPLITS, Dataset, load_dataset
 from zoo.finetune import BATCH
+from zoo.models import base_model, is_file
+from zoo.record import BuildOptions
 from zoo.search.strategies import make_strategy
 
 _EXPORT_SECONDS = 3.0
@@ -40,7 +41,7 @@ def forecast(options: BuildOptions) -> list[Forecast]:
         FleetfootError: the data, the model or the options do not fit.
     """
     dataset = load_dataset(options.data)
-    base = base_model(options, dataset)
+    base = base_model(options.model, dataset)
     if not is_file(options.model):
         note("the base model is not trained yet: where weights decide, the final variants will differ")
     epoch_seconds = _epoch_seconds(base, dataset)

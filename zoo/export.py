@@ -1,4 +1,4 @@
-"""Keras networks to LiteRT files: one signature per network, float32 or int8 inside, raw input and probabilities outside."""
+"""Keras networks to LiteRT files: a signature each, float32 or int8 inside, raw input and probabilities outside."""
 
 from __future__ import annotations
 

@@ -139,10 +139,10 @@ def _is_cheaper(layer: Any, rank: int) -> bool:
     """Whether two layers of that rank take fewer multiply-accumulates than the one."""
     rows, columns = _as_matrix(layer).shape
     if isinstance(layer, layers.Dense):
-        return rank * (rows + columns) < rows * columns
+        return bool(rank * (rows + columns) < rows * columns)
     height_in, width_in = layer.input.shape[1:3]
     height_out, width_out = layer.output.shape[1:3]
     if None in (height_in, width_in):
-        return rank * (rows + columns) < rows * columns
+        return bool(rank * (rows + columns) < rows * columns)
     whole = rows * columns * height_out * width_out
     return bool(rank * (rows * height_out * width_in + columns * height_out * width_out) < whole)

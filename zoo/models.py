@@ -5,13 +5,31 @@ The form is a functional model with one raw input and one output, probabilities 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from fleetfoot.errors import ModelError, UsageError
-from zoo.architectures import ARCHITECTURES
+from zoo.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from zoo.backend import keras
 from zoo.datasets import Dataset
+
+
+def base_model(name: str | None, dataset: Dataset) -> Any:
+    """The base model: loaded, and taken as trained, where a file is named; else new and untrained.
+
+    Raises:
+        UsageError: no such network.
+        ModelError: the file cannot be loaded, or the model does not fit the dataset.
+    """
+    if name is not None and is_file(name):
+        return load_base(Path(name), dataset)
+    return new_base(name or DEFAULT_ARCHITECTURE[dataset.name], dataset)
+
+
+def is_file(name: str | None) -> bool:
+    """Whether the name of a model is that of a file rather than of a built-in network."""
+    return name is not None and (os.sep in name or Path(name).suffix != "" or Path(name).exists())
 
 
 def new_base(name: str, dataset: Dataset) -> Any:

@@ -98,7 +98,7 @@ def train_jointly(
     optimizer = keras.optimizers.Adam(schedule(learning_rate, epochs, data))
     optimizer.build(model.trainable_variables)
 
-    @tf.function(jit_compile=False)
+    @tf.function  # type: ignore[untyped-decorator]
     def step(x: Any, targets: Any) -> None:
         with tf.GradientTape() as tape:
             losses = [member.loss(x, targets) for member in family]

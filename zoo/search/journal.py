@@ -30,9 +30,13 @@ class Journal:
         self._path = path
         self._finished = {_identity([v.recipe for v in trial.variants]): trial for trial in self._read()}
 
-    def find(self, recipes: Sequence[Recipe]) -> Trial | None:
-        """The trial of these recipes, if they were made before."""
-        return self._finished.get(_identity(recipes))
+    def __contains__(self, recipes: Sequence[Recipe]) -> bool:
+        """Whether these recipes were made together before."""
+        return _identity(recipes) in self._finished
+
+    def trial(self, recipes: Sequence[Recipe]) -> Trial:
+        """The trial in which these recipes were made."""
+        return self._finished[_identity(recipes)]
 
     def append(self, trial: Trial) -> None:
         """Adds a trial and flushes it to the disk."""
