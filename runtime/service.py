@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import threading
 import time
@@ -108,9 +109,8 @@ def serve(selector: Selector, host: str, port: int, ready: Callable[[str], None]
     try:
         daemon = Daemon(host=host, port=port)
     except OSError as error:
-        raise ServiceError(
-            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port"
-        ) from None
+        hint = "; choose another --port" if error.errno == errno.EADDRINUSE else ""
+        raise ServiceError(f"cannot listen on {host}:{port}: {error.strerror or error}{hint}") from None
     stopping = threading.Event()
 
     def stop(_signal: int, _frame: Any) -> None:

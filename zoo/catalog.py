@@ -148,4 +148,13 @@ class Zoo:
                 yield str(error)
         for profile in self.profiles():
             if not profile.covers(self.hashes):
-                yield f"{self.profile_path(profile.device_id)} is stale: run build-zoo anew"
+                yield f"{self.profile_path(profile.device_id)} is of other variants: run build-zoo anew"
+        for path in sorted((self.path / "premodel").glob("*.json")):
+            if msgspec.json.decode(path.read_bytes(), type=_MadeFor).variants != self.hashes:
+                yield f"{path} is of other variants: run train-premodel"
+
+
+class _MadeFor(msgspec.Struct):
+    """What every file of the premodel says: the file hash of each variant that it was made for."""
+
+    variants: dict[str, str]
