@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from fleetfoot.errors import DamagedFileError, InputError, NotAZooError, UsageError
+from fleetfoot.errors import DamagedFileError, InputError, NotAZooError, SchemaError, StaleError, UsageError, ZooError
 from fleetfoot.files import Document, sha256
 from profiling.profile import Profile
 from zoo.recipe import Recipe
@@ -141,17 +141,28 @@ class Zoo:
 
     def problems(self) -> Iterator[str]:
         """What is wrong with the files of this zoo, a line each."""
-        for variant in self.manifest.variants:
+        checks: list[tuple[Callable[[Any], object], object]] = [
+            *((self.verified_file, variant.id) for variant in self.manifest.variants),
+            *((self._require_profile, path) for path in sorted((self.path / "profiles").glob("*.json"))),
+            *((self._require_premodel, path) for path in sorted((self.path / "premodel").glob("*.json"))),
+        ]
+        for check, subject in checks:
             try:
-                self.verified_file(variant.id)
-            except DamagedFileError as error:
+                check(subject)
+            except ZooError as error:
                 yield str(error)
-        for profile in self.profiles():
-            if not profile.covers(self.hashes):
-                yield f"{self.profile_path(profile.device_id)} is of other variants: run build-zoo anew"
-        for path in sorted((self.path / "premodel").glob("*.json")):
-            if msgspec.json.decode(path.read_bytes(), type=_MadeFor).variants != self.hashes:
-                yield f"{path} is of other variants: run train-premodel"
+
+    def _require_profile(self, path: Path) -> None:
+        if not Profile.read(path).covers(self.hashes):
+            raise StaleError(f"{path} is of other variants: run build-zoo anew")
+
+    def _require_premodel(self, path: Path) -> None:
+        try:
+            made_for = msgspec.json.decode(path.read_bytes(), type=_MadeFor)
+        except msgspec.DecodeError as error:
+            raise SchemaError(f"{path} is damaged: {error}; run train-premodel") from None
+        if made_for.variants != self.hashes:
+            raise StaleError(f"{path} is of other variants: run train-premodel")
 
 
 class _MadeFor(msgspec.Struct):
