@@ -20,8 +20,8 @@ from premodel.evaluation import BudgetReport, Costs, apgr, planned_ms, report_bu
 from premodel.features import compute_array, feature_names
 from premodel.plan import ESTIMATE_FILE, ESTIMATE_SIGNATURE, Plan, Stage
 from premodel.policy import Objective
-from profiling.device import Target, connect_device
-from profiling.profile import Profile
+from profiling.device import connect_device
+from profiling.profile import Profile, Target
 from zoo.catalog import Zoo
 from zoo.datasets import Dataset, load_dataset
 from zoo.outcomes import Outcomes

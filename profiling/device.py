@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from fleetfoot.errors import DeviceError
-from profiling.profile import DeviceInfo, Profile
+from profiling.profile import DeviceInfo, Profile, Target
 from profiling.statistics import Effort
-
-
-class Target(NamedTuple):
-    """A model to measure: a name of the caller's choice, a file, and a signature in it."""
-
-    name: str
-    path: Path
-    signature: str
 
 
 class Device(Protocol):

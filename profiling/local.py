@@ -17,8 +17,7 @@ from fleetfoot.console import progress
 from fleetfoot.errors import DeviceError
 from fleetfoot.files import sha256
 from profiling.child import Done, Opened, Samples
-from profiling.device import Target
-from profiling.profile import DeviceInfo, Measurement, Profile, this_device, tool_versions
+from profiling.profile import DeviceInfo, Measurement, Profile, Target, this_device, tool_versions
 from profiling.statistics import Effort, measured_enough, summarize
 
 _BLOCK_RUNS = 20

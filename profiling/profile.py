@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -32,6 +33,14 @@ class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         slug = re.sub(r"[^a-z0-9]+", "-", self.processor.lower()).strip("-")[:40].strip("-")
         facts = f"{self.processor}|{self.architecture}|{self.system}|{self.cores}"
         return f"{slug}-{hashlib.sha256(facts.encode()).hexdigest()[:8]}"
+
+
+class Target(NamedTuple):
+    """A model to measure: a name of the caller's choice, a file, and a signature in it."""
+
+    name: str
+    path: Path
+    signature: str
 
 
 class Measurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from fleetfoot.console import progress
-from profiling.device import Device, Target
-from profiling.profile import Profile
+from profiling.device import Device
+from profiling.profile import Profile, Target
 from zoo.catalog import Variant
 from zoo.datasets import Dataset, Indices, Split
 from zoo.export import predict
