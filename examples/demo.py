@@ -26,7 +26,7 @@ from zoo.datasets import Dataset, Indices, load_dataset
 from zoo.record import BuildRecord
 
 BIN = Path(sys.executable).parent
-BUDGET_FRACTIONS = (0.15, 0.25, 0.4, 0.6, 1.0)
+BUDGET_FRACTIONS = (0.1, 0.15, 0.25, 0.5, 1.0)
 """The budgets, as fractions of the base model's median latency on this machine."""
 
 
@@ -61,6 +61,7 @@ def run(*command: object) -> str:
     finished = subprocess.run([BIN / words[0], *words[1:]], stdout=kept, text=True, check=False)
     if finished.returncode:
         sys.exit(finished.returncode)
+    note((finished.stdout or "").rstrip())
     return finished.stdout or ""
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
               help="Shares of the channels to keep.")  # fmt: skip
 @click.option("--low-rank", type=NumberList(), default="0.5,0.7", show_default=True, metavar="R,…",
               help="Shares of the layers' energy to keep.")  # fmt: skip
-@click.option("--subnetworks", type=NumberList(), default="0.1,0.25,0.5", show_default=True, metavar="F,…",
+@click.option("--subnetworks", type=NumberList(), default="0.05,0.2,0.5", show_default=True, metavar="F,…",
               help="Fractions of the multiply-accumulates of nested subnetworks, ascending.")  # fmt: skip
 @click.option("--quantize", type=WordList(), default="int8", show_default=True, metavar="FORMAT,…",
               help="Number formats of the base model to add.")  # fmt: skip

@@ -39,7 +39,7 @@ class GridOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     prune: tuple[float, ...] = (0.25, 0.5)
     low_rank: tuple[float, ...] = (0.5, 0.7)
-    subnetworks: tuple[float, ...] = (0.1, 0.25, 0.5)
+    subnetworks: tuple[float, ...] = (0.05, 0.2, 0.5)
     quantize: tuple[str, ...] = ("int8",)
     epochs: int = 4
     seed: int = 0
