@@ -23,7 +23,7 @@ bench: .venv/ready
 	$(BIN)/python benchmarks/run.py
 
 # The environment is made anew when what it is made from changes.
-.venv/ready: requirements.lock setup.cfg pyproject.toml
+.venv/ready: requirements.lock setup.cfg
 	python=$$(sh .ci/find-python) && "$$python" -m venv --clear .venv
 	$(TOOLS) pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(TOOLS) pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .

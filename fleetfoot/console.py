@@ -21,7 +21,7 @@ from fleetfoot import __version__
 from fleetfoot.errors import FleetfootError
 
 _stderr = Console(stderr=True, highlight=False)
-_stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+_stdout = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 140)
 
 
 def be_quiet(quiet: bool = True) -> None:
@@ -114,6 +114,8 @@ class Command(click.Command):
             self._die(error.format_message(), error.exit_code)
         except FleetfootError as error:
             self._die(str(error), error.exit_status)
+        except ModuleNotFoundError as error:
+            self._die(f"{error.name} is not installed: pip install 'fleetfoot[build]'", 1)
         except click.Abort:
             self._die("interrupted", 130)
         except OSError as error:

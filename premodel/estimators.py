@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import StandardScaler
@@ -28,7 +29,7 @@ class LinearEstimator(NamedTuple):
 
     def probabilities(self, features: npt.ArrayLike) -> Floats:
         """Probabilities of shape (examples, variants) for features of shape (examples, features)."""
-        probabilities: Floats = 1 / (1 + np.exp(-(np.asarray(features) @ self.weights + self.bias)))
+        probabilities: Floats = expit(np.asarray(features) @ self.weights + self.bias)
         return probabilities
 
 

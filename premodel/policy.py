@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cached_property
+from numbers import Real
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -45,26 +46,31 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """The variant to run, what is expected of it, and why it."""
+    """The variant to run, what is expected of it, and why it; it is granted ``planned_ms`` of the budget."""
 
     variant: str
     p_right: float
     expected_ms: float
+    planned_ms: float
     fits: bool
     why: str
 
 
-def check_budget(budget_ms: float) -> float:
+def check_budget(budget_ms: Any) -> float:
     """The budget as a float; infinity means that there is no hurry.
 
     Raises:
         BudgetError: it is no number, NaN, zero or negative.
     """
-    if isinstance(budget_ms, bool) or not isinstance(budget_ms, int | float):
+    if isinstance(budget_ms, bool) or not isinstance(budget_ms, Real):
         raise BudgetError(f"a budget is a number of milliseconds, not {budget_ms!r}")
-    if math.isnan(budget_ms) or budget_ms <= 0:
+    try:
+        budget = float(budget_ms)
+    except OverflowError:
+        return math.inf
+    if math.isnan(budget) or budget <= 0:
         raise BudgetError(f"a budget is a positive number of milliseconds, not {budget_ms}")
-    return float(budget_ms)
+    return budget
 
 
 def choose(
@@ -96,7 +102,14 @@ def choose(
             f"no variant keeps the {max(budget_ms, 0.0):.3g} ms that are left: "
             f"this is the fastest, and needs {planned_ms[best]:.3g} ms"
         )
-    return Choice(variant=best, p_right=p_right[best], expected_ms=latency_mean_ms[best], fits=bool(fitting), why=why)
+    return Choice(
+        variant=best,
+        p_right=p_right[best],
+        expected_ms=latency_mean_ms[best],
+        planned_ms=planned_ms[best],
+        fits=bool(fitting),
+        why=why,
+    )
 
 
 def _best(

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 
 from fleetfoot.console import warn
 from fleetfoot.errors import DataError, NotAZooError, StaleError, UsageError
@@ -20,7 +21,7 @@ from premodel.evaluation import BudgetReport, Costs, apgr, planned_ms, report_bu
 from premodel.features import compute_array, feature_names
 from premodel.plan import ESTIMATE_FILE, ESTIMATE_SIGNATURE, Plan, Stage
 from premodel.policy import Objective
-from profiling.device import connect_device
+from profiling.device import Device, connect_device
 from profiling.profile import Profile, Target
 from zoo.catalog import Zoo
 from zoo.datasets import Dataset, load_dataset
@@ -74,10 +75,13 @@ def train_premodel(path: Path, device_uri: str) -> list[Evaluation]:
     outcomes.require_current(zoo.hashes)
     route, test = _tables(zoo, outcomes)
 
+    device = connect_device(device_uri)
+    if device.info().id not in {profile.device_id for profile in profiles}:
+        raise StaleError(f"{path} has no profile of {device.info().id}: run build-zoo on it first")
     estimator = fit_linear(*route)
     unseen = cross_validated_probabilities(*route, seed=BuildRecord.read(path / BuildRecord.FILE).options.seed)
     compile_linear(estimator, zoo.manifest.input, path / ESTIMATE_FILE)
-    costs = _estimate_costs(path, device_uri, profiles)
+    costs = _estimate_costs(path, device, profiles)
     return [
         _plan_device(zoo, profile, outcomes, costs[profile.device_id], route, unseen, test, estimator)
         for profile in profiles
@@ -123,6 +127,8 @@ def _plan_device(
 
 def _pays(reports: Sequence[BudgetReport]) -> bool:
     """Whether the premodel, its cost charged, is right more often than both easy lines over the budgets."""
+    if not reports:
+        return False
     premodel = np.mean([report.premodel.accuracy for report in reports])
     return bool(
         premodel > np.mean([report.static_best.accuracy for report in reports])
@@ -146,6 +152,8 @@ def _tables(zoo: Zoo, outcomes: Outcomes) -> tuple[Table, Table]:
 
     def table(split: str) -> Table:
         correct = outcomes.matrix("correct", split, variants)
+        if not correct.index.isin(features.index).all():
+            raise StaleError(f"{zoo.path} has outcomes of inputs that are not in its data: run build-zoo anew")
         return Table(features.loc[correct.index].to_numpy(np.float64), correct.to_numpy(bool))
 
     return table("route"), table("test")
@@ -156,10 +164,9 @@ def _features(zoo: Zoo) -> pd.DataFrame:
     record = BuildRecord.read(zoo.path / BuildRecord.FILE)
     names = feature_names(zoo.manifest.input)
     path = zoo.path / FEATURES_FILE
-    if path.exists():
-        cached = pd.read_parquet(path)
-        if list(cached.columns) == names and cached.attrs.get("data") == record.data_fingerprint:
-            return cached
+    cached = _cached_features(path)
+    if cached is not None and list(cached.columns) == names and cached.attrs.get("data") == record.data_fingerprint:
+        return cached
     dataset = _same_data(record)
     indices = np.concatenate([record.indices()["route"], record.indices()["test"]])
     features = pd.DataFrame(
@@ -170,6 +177,14 @@ def _features(zoo: Zoo) -> pd.DataFrame:
     with atomic_path(path) as temporary:
         features.to_parquet(temporary)
     return features
+
+
+def _cached_features(path: Path) -> pd.DataFrame | None:
+    """The features that were kept, unless they are damaged: then they are computed anew."""
+    try:
+        return pd.read_parquet(path) if path.exists() else None
+    except (pa.ArrowException, OSError, ValueError):
+        return None
 
 
 def _same_data(record: BuildRecord) -> Dataset:
@@ -184,17 +199,15 @@ class _EstimateCost(NamedTuple):
     measured: bool
 
 
-def _estimate_costs(path: Path, device_uri: str, profiles: Iterable[Profile]) -> dict[str, _EstimateCost]:
+def _estimate_costs(path: Path, device: Device, profiles: Iterable[Profile]) -> dict[str, _EstimateCost]:
     """What the compiled premodel costs on each profiled device.
 
-    It is measured on the device at ``device_uri``; on the others it is taken to be as many times slower as
+    It is measured on ``device``; on the others it is taken to be as many times slower as
     the variants are there, and the plan says so.
     """
-    here = connect_device(device_uri).measure([Target(ESTIMATE_SIGNATURE, path / ESTIMATE_FILE, ESTIMATE_SIGNATURE)])
+    here = device.measure([Target(ESTIMATE_SIGNATURE, path / ESTIMATE_FILE, ESTIMATE_SIGNATURE)])
     latency = here.measurements[ESTIMATE_SIGNATURE].latency
     by_id = {profile.device_id: profile for profile in profiles}
-    if here.device_id not in by_id:
-        raise StaleError(f"{path} has no profile of {here.device_id}: run build-zoo on it first")
     reference = by_id[here.device_id]
     costs = {}
     for device_id, profile in by_id.items():

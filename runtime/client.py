@@ -12,9 +12,9 @@ from Pyro5 import errors as pyro_errors
 from Pyro5.api import Proxy
 
 from fleetfoot.errors import ServiceError
-from premodel.policy import Choice, check_budget
+from premodel.policy import Choice, Objective, check_budget
 from runtime.answers import Answer, Description, OnMiss, Stats
-from runtime.wire import SERIALIZER, pack_array, register_errors
+from runtime.wire import SERIALIZER, pack_array, pack_objective, register_errors
 
 T = TypeVar("T")
 _TIMEOUT_SECONDS = 10.0
@@ -51,15 +51,23 @@ class RemoteSelector:
         """What is served."""
         return self._typed(Description, lambda: self._proxy.describe())
 
-    def choose(self, x: npt.ArrayLike, budget_ms: float, *, on_miss: OnMiss = "serve") -> Choice:
+    def choose(
+        self, x: npt.ArrayLike, budget_ms: float, *, objective: Objective | None = None, on_miss: OnMiss = "serve"
+    ) -> Choice:
         """The variant to run for a raw input within a budget, without running it."""
-        check_budget(budget_ms)
-        return self._typed(Choice, lambda: self._proxy.choose(pack_array(x), budget_ms, on_miss))
+        budget_ms = check_budget(budget_ms)
+        return self._typed(
+            Choice, lambda: self._proxy.choose(pack_array(x), budget_ms, on_miss, pack_objective(objective))
+        )
 
-    def infer(self, x: npt.ArrayLike, budget_ms: float, *, on_miss: OnMiss = "serve") -> Answer:
+    def infer(
+        self, x: npt.ArrayLike, budget_ms: float, *, objective: Objective | None = None, on_miss: OnMiss = "serve"
+    ) -> Answer:
         """Chooses a variant for a raw input and runs it there."""
-        check_budget(budget_ms)
-        return self._typed(Answer, lambda: self._proxy.infer(pack_array(x), budget_ms, on_miss))
+        budget_ms = check_budget(budget_ms)
+        return self._typed(
+            Answer, lambda: self._proxy.infer(pack_array(x), budget_ms, on_miss, pack_objective(objective))
+        )
 
     def report_latency(self, variant: str, ms: float) -> None:
         """Tells the service what a run of a variant took in this app."""
@@ -89,7 +97,9 @@ class RemoteSelector:
             return call()
         except pyro_errors.TimeoutError:
             raise ServiceError(f"{self._uri} did not answer in time") from None
-        except (pyro_errors.PyroError, OSError) as error:
+        except (pyro_errors.CommunicationError, pyro_errors.NamingError, OSError) as error:
             raise ServiceError(
                 f"no selector service answers at {self._uri}: {error}; start one with serve-zoo"
             ) from None
+        except pyro_errors.PyroError as error:
+            raise ServiceError(f"{self._uri}: {error}") from None

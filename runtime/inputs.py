@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from fleetfoot.errors import InputError
 from runtime.answers import Description
@@ -26,21 +26,30 @@ def read_input(path: Path, served: Description) -> npt.NDArray[Any]:
         InputError: the file is missing, damaged, or neither.
     """
     try:
-        if path.suffix == _ARRAY_SUFFIX:
-            array: npt.NDArray[Any] = np.load(path, allow_pickle=False)
-            return array
-        return _read_image(path, served)
+        return _read_array(path) if path.suffix == _ARRAY_SUFFIX else _read_image(path, served)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
-    except (OSError, ValueError, EOFError, UnidentifiedImageError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # NumPy and Pillow raise many things at damaged files
         raise InputError(f"{path} is no readable {_ARRAY_SUFFIX} or image file: {error}") from None
 
 
+def _read_array(path: Path) -> npt.NDArray[Any]:
+    array = np.load(path, allow_pickle=False, mmap_mode="r")  # a map, so that a lying header costs no memory
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise InputError(f"{path} holds several arrays, and must hold one")
+    return np.array(array)
+
+
 def _read_image(path: Path, served: Description) -> npt.NDArray[Any]:
-    channels = served.input_shape[-1]
-    if len(served.input_shape) != 3 or channels not in _MODES:
+    if len(served.input_shape) != 3 or served.input_shape[-1] not in _MODES:
         raise InputError(f"{path} is an image, and this zoo takes arrays of shape {served.input_shape}")
+    height, width, channels = served.input_shape
     with Image.open(path) as image:
-        pixels = np.asarray(image.convert(_MODES[channels]), np.float32).reshape(image.height, image.width, channels)
+        if image.size != (width, height):  # known before anything large is decoded
+            raise InputError(f"{path} is {image.width}x{image.height} pixels, and this zoo takes {width}x{height}")
+        pixels = np.asarray(image.convert(_MODES[channels]), np.float32).reshape(served.input_shape)
     low, high = served.input_range
     return (low + pixels * ((high - low) / 255)).astype(served.input_dtype)

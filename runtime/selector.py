@@ -6,8 +6,10 @@ import math
 import threading
 import time
 from collections import Counter
+from numbers import Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,7 @@ import numpy.typing as npt
 from fleetfoot.console import warn
 from fleetfoot.errors import (
     DamagedFileError,
+    ModelError,
     NotAZooError,
     OverBudgetError,
     RequestError,
@@ -142,9 +145,10 @@ class Selector:
         """
         if variant not in self._profiled.mean_ms:
             raise RequestError(f"no variant {variant!r}: there are {', '.join(self._profiled.mean_ms)}")
-        observed_ms = check_budget(ms)
+        if not isinstance(ms, Real) or not math.isfinite(ms) or ms <= 0:
+            raise RequestError(f"a latency is a positive number of milliseconds, not {ms!r}")
         with self._lock:
-            self._slowdown.observe(self._profiled.mean_ms[variant], observed_ms)
+            self._slowdown.observe(self._profiled.mean_ms[variant], float(ms))
 
     def describe(self) -> Description:
         """What is served."""
@@ -174,6 +178,14 @@ class Selector:
     def close(self) -> None:
         """Nothing to release; here so that local and remote selectors are used alike."""
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def _choose(self, x: Array, start: float, budget_ms: float, objective: Objective | None, on_miss: OnMiss) -> Choice:
         budget_ms = check_budget(budget_ms)
         if on_miss not in ("serve", "refuse"):
@@ -187,7 +199,7 @@ class Selector:
             with self._lock:
                 self._refused += 1
             raise OverBudgetError(
-                f"no variant keeps {budget_ms:g} ms here: the fastest takes {choice.expected_ms:.3g} ms"
+                f"no variant keeps {budget_ms:g} ms here: the fastest needs {choice.planned_ms:.3g} ms"
             )
         return choice
 
@@ -212,7 +224,7 @@ class Selector:
         """The estimate's probabilities, if some variant still keeps the budget after asking it; else the table's."""
         if self._estimate is None:
             return self._table
-        left_ms = budget_ms - self._estimate.cost_ms
+        left_ms = budget_ms - self._estimate.planned_ms(objective.deviations) * self._slowdown.mean
         if not choose(self._table, latencies.mean_ms, latencies.variance, left_ms, objective).fits:
             return self._table
         estimated = self._estimate.p_right(x)
@@ -220,9 +232,15 @@ class Selector:
 
 
 def _open_estimate(zoo: Zoo, plan: Plan | None) -> Estimate | None:
-    """The compiled premodel, where the plan asks it."""
+    """The compiled premodel, where the plan asks it and it can be run."""
     stages = [stage for stage in plan.stages if stage.name == "estimate"] if plan else []
-    return Estimate(zoo, plan, stages[0]) if plan and stages else None
+    if not plan or not stages:
+        return None
+    try:
+        return Estimate(zoo, plan, stages[0])
+    except ModelError as error:
+        warn(f"choosing without a premodel: {error}")
+        return None
 
 
 def _find_profile(zoo: Zoo, device: str) -> Profile:

@@ -15,13 +15,15 @@ from Pyro5 import errors as pyro_errors
 from Pyro5 import serializers
 from Pyro5.api import Daemon, expose
 
-from fleetfoot.errors import ServiceError
+from fleetfoot.errors import ServiceError, UsageError
+from runtime.answers import OnMiss
 from runtime.selector import Selector
-from runtime.wire import register_errors, unpack_array
+from runtime.wire import register_errors, unpack_array, unpack_objective
 
 OBJECT_ID = "selector"
 _DRAIN_SECONDS = 10.0
-_REPLY_SECONDS = 0.05
+_REPLY_SECONDS = 0.2
+_HELLO_SECONDS = 2.0
 
 
 @expose
@@ -38,13 +40,21 @@ class SelectorService:
         """What is served."""
         return self._answer(lambda: self._selector.describe())
 
-    def choose(self, x: Any, budget_ms: float, on_miss: str = "serve") -> dict[str, Any]:
+    def choose(self, x: Any, budget_ms: float, on_miss: OnMiss = "serve", objective: Any = None) -> dict[str, Any]:
         """The variant to run, as ``Selector.choose`` says."""
-        return self._answer(lambda: self._selector.choose(unpack_array(x), budget_ms, on_miss=on_miss))  # type: ignore[arg-type]
+        return self._answer(
+            lambda: self._selector.choose(
+                unpack_array(x), budget_ms, on_miss=on_miss, objective=unpack_objective(objective)
+            )
+        )
 
-    def infer(self, x: Any, budget_ms: float, on_miss: str = "serve") -> dict[str, Any]:
+    def infer(self, x: Any, budget_ms: float, on_miss: OnMiss = "serve", objective: Any = None) -> dict[str, Any]:
         """The answer, as ``Selector.infer`` says."""
-        return self._answer(lambda: self._selector.infer(unpack_array(x), budget_ms, on_miss=on_miss))  # type: ignore[arg-type]
+        return self._answer(
+            lambda: self._selector.infer(
+                unpack_array(x), budget_ms, on_miss=on_miss, objective=unpack_objective(objective)
+            )
+        )
 
     def report_latency(self, variant: str, ms: float) -> None:
         """What a run in the app took."""
@@ -91,6 +101,23 @@ class _NoMarshal(serializers.MarshalSerializer):  # type: ignore[misc]
     loadsCall = loads  # noqa: N815 (Pyro5's name)
 
 
+class _Daemon(Daemon):  # type: ignore[misc]
+    """A Pyro5 daemon that strangers can neither crash nor hold up."""
+
+    def _handshake(self, conn: Any, denied_reason: str | None = None) -> bool:
+        """Answers a new connection, which must say hello soon; one too many is closed without a word."""
+        if denied_reason:
+            return False
+        conn.timeout = _HELLO_SECONDS
+        accepted: bool = super()._handshake(conn)
+        conn.timeout = None
+        return accepted
+
+    def _Daemon__deserializeBlobArgs(self, message: Any) -> Any:  # noqa: N802 (Pyro5's private method, overridden)
+        """Refuses messages that are passed on unread: Pyro5 would read part of them with marshal."""
+        raise pyro_errors.SecurityError("this service takes no serialised blobs")
+
+
 def serve(selector: Selector, host: str, port: int, ready: Callable[[str], None]) -> None:
     """Serves until SIGTERM or SIGINT; then requests under way are finished, and it returns.
 
@@ -101,13 +128,16 @@ def serve(selector: Selector, host: str, port: int, ready: Callable[[str], None]
         ready: called with the service's URI once it answers.
 
     Raises:
+        UsageError: no address, which would mean all of them.
         ServiceError: the address cannot be listened on.
     """
+    if not host:
+        raise UsageError("--host must name an address; 0.0.0.0 means all of this machine's")
     register_errors()
     serializers.serializers_by_id[serializers.MarshalSerializer.serializer_id] = _NoMarshal()
     service = SelectorService(selector)
     try:
-        daemon = Daemon(host=host, port=port)
+        daemon = _Daemon(host=host, port=port)
     except OSError as error:
         hint = "; choose another --port" if error.errno == errno.EADDRINUSE else ""
         raise ServiceError(f"cannot listen on {host}:{port}: {error.strerror or error}{hint}") from None

@@ -8,22 +8,27 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from Pyro5.api import register_class_to_dict, register_dict_to_class
 
 from fleetfoot import errors
-from fleetfoot.errors import FleetfootError, InputError
+from fleetfoot.errors import FleetfootError, InputError, RequestError
+from premodel.policy import Objective
 
 SERIALIZER = "msgpack"
 
 
 def pack_array(x: npt.ArrayLike) -> dict[str, Any]:
     """An array as its type, shape and bytes."""
-    array = np.ascontiguousarray(x)
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise InputError(f"the input is no array: {error}") from None
     if array.dtype.hasobject:
         raise InputError("the input is no array of numbers")
-    return {"dtype": array.dtype.str, "shape": list(np.shape(x)), "data": array.tobytes()}
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "data": array.tobytes()}
 
 
 def unpack_array(packed: Any) -> npt.NDArray[Any]:
@@ -34,16 +39,43 @@ def unpack_array(packed: Any) -> npt.NDArray[Any]:
     """
     try:
         if not isinstance(packed, dict):
-            return np.asarray(packed)
+            return np.asarray(_numbers(packed))
         dtype = np.dtype(packed["dtype"])
         if dtype.kind not in "iuf":
             raise InputError(f"the input is {dtype}, and must be numbers")
         shape = tuple(int(size) for size in packed["shape"])
-        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(packed["data"]):
-            raise InputError(f"the input's {len(packed['data'])} bytes are not of shape {shape} and type {dtype}")
-        return np.frombuffer(packed["data"], dtype).reshape(shape)
-    except (KeyError, TypeError, ValueError) as error:
+        data = packed["data"]
+        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data):
+            raise InputError(f"the input's {len(data)} bytes are not of shape {shape} and type {dtype}")
+        return np.frombuffer(data, dtype).reshape(shape)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"the input is no array: {error}") from None
+
+
+def _numbers(nested: Any) -> Any:
+    """Nested lists of numbers as they are; of anything else, nothing is asked that its class could answer."""
+    if type(nested) in (int, float):
+        return nested
+    if type(nested) in (list, tuple):
+        return [_numbers(item) for item in nested]
+    raise TypeError(f"{type(nested).__name__} among nested lists of numbers")
+
+
+def pack_objective(objective: Objective | None) -> Any:
+    """An objective as a dictionary, or nothing."""
+    return None if objective is None else msgspec.to_builtins(objective)
+
+
+def unpack_objective(packed: Any) -> Objective | None:
+    """The objective in ``pack_objective``'s form.
+
+    Raises:
+        RequestError: it is none.
+    """
+    try:
+        return msgspec.convert(packed, type=Objective | None)
+    except msgspec.ValidationError as error:
+        raise RequestError(f"the objective is none: {error}") from None
 
 
 def register_errors() -> None:

@@ -82,6 +82,7 @@ def _build(out: Path, record: BuildRecord, dataset: Dataset, device: Device, job
             )
             for variant in variants
         ),
+        files={name: sha256(out / name) for name in (BuildRecord.FILE, "base/model.keras", Outcomes.FILE)},
     ).write(out / Zoo.MANIFEST)
     return Zoo.open(out)
 

@@ -34,14 +34,27 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         Raises:
             InputError: another shape, values that are not of this type, or NaN or infinity.
         """
-        array = np.asarray(x)
-        if array.shape != self.shape:
-            raise InputError(f"the input has shape {array.shape}, and this zoo takes {self.shape}")
-        if array.dtype.kind not in "iuf" or not np.can_cast(array.dtype, self.dtype, "same_kind"):
-            raise InputError(f"the input is {array.dtype}, and this zoo takes {self.dtype}")
-        if not np.isfinite(array).all():
+        try:
+            given = np.asarray(x)
+        except ValueError:
+            raise InputError("the input is no array: its rows have different lengths") from None
+        if given.shape != self.shape:
+            raise InputError(f"the input has shape {given.shape}, and this zoo takes {self.shape}")
+        if given.dtype.kind not in "iuf":
+            raise InputError(f"the input is {given.dtype}, and this zoo takes {self.dtype}")
+        if not np.isfinite(given).all():
             raise InputError("the input has values that are NaN or infinite")
-        return array.astype(self.dtype, copy=False)[np.newaxis]
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = given.astype(self.dtype, copy=False)
+        if not self._holds(given, array):
+            raise InputError(f"the input has {given.dtype} values that {self.dtype}, which this zoo takes, cannot hold")
+        return array[np.newaxis]
+
+    def _holds(self, given: npt.NDArray[Any], array: npt.NDArray[Any]) -> bool:
+        """Whether a cast kept the values: rounded where this zoo takes floats, exactly where it takes integers."""
+        if given.dtype == array.dtype:
+            return True
+        return bool(np.isfinite(array).all() if array.dtype.kind == "f" else (array == given).all())
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -66,12 +79,16 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Manifest(Document, frozen=True, kw_only=True):
-    """``zoo.json``: written last, so that a directory without it is an unfinished build."""
+    """``zoo.json``: written last, so that a directory without it is an unfinished build.
+
+    ``files`` has the hashes of what else the build made, by path.
+    """
 
     name: str
     classes: tuple[str, ...]
     input: InputSpec
     variants: tuple[Variant, ...]
+    files: dict[str, str] = {}
 
 
 class Zoo:
@@ -143,6 +160,7 @@ class Zoo:
         """What is wrong with the files of this zoo, a line each."""
         checks: list[tuple[Callable[[Any], object], object]] = [
             *((self.verified_file, variant.id) for variant in self.manifest.variants),
+            *((self._require_file, item) for item in self.manifest.files.items()),
             *((self._require_profile, path) for path in sorted((self.path / "profiles").glob("*.json"))),
             *((self._require_premodel, path) for path in sorted((self.path / "premodel").glob("*.json"))),
         ]
@@ -151,6 +169,13 @@ class Zoo:
                 check(subject)
             except ZooError as error:
                 yield str(error)
+
+    def _require_file(self, recorded: tuple[str, str]) -> None:
+        name, digest = recorded
+        if not (self.path / name).is_file():
+            raise DamagedFileError(f"{self.path / name} is missing: build the zoo anew")
+        if sha256(self.path / name) != digest:
+            raise DamagedFileError(f"{self.path / name} is not the file that was built (its hash differs)")
 
     def _require_profile(self, path: Path) -> None:
         if not Profile.read(path).covers(self.hashes):
@@ -163,9 +188,13 @@ class Zoo:
             raise SchemaError(f"{path} is damaged: {error}; run train-premodel") from None
         if made_for.variants != self.hashes:
             raise StaleError(f"{path} is of other variants: run train-premodel")
+        estimate = self.path / "premodel" / "estimate.tflite"
+        if made_for.estimate_sha256 and (not estimate.exists() or sha256(estimate) != made_for.estimate_sha256):
+            raise DamagedFileError(f"{estimate} is not the one that {path.name} was made for: run train-premodel")
 
 
 class _MadeFor(msgspec.Struct):
-    """What every file of the premodel says: the file hash of each variant that it was made for."""
+    """What every file of the premodel says: the file hashes of the variants, and a plan also the estimate's."""
 
     variants: dict[str, str]
+    estimate_sha256: str | None = None

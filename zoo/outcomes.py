@@ -65,7 +65,7 @@ class Outcomes:
             arrow = pq.read_table(path)
             about = msgspec.json.decode((arrow.schema.metadata or {})[b"fleetfoot"])
         except (pa.ArrowException, KeyError, OSError) as error:
-            raise SchemaError(f"{path} is damaged or no outcomes table: {error}") from None
+            raise SchemaError(f"{path} is damaged or no outcomes table: {error}; run build-zoo anew") from None
         if about["schema_version"] > _SCHEMA_VERSION:
             raise SchemaError(f"{path} was written by a newer Fleetfoot: upgrade fleetfoot")
         if missing := set(_COLUMNS) - set(arrow.column_names):

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from networks import NETWORKS
+
+from zoo.backend import keras
+from zoo.channels import slice_model
+from zoo.cost import count_macs, peak_activation_bytes
+
+layers = keras.layers
+
+
+def after(shape: tuple[int, ...], *chain: Any) -> Any:
+    inputs = x = keras.Input(shape, name="input")
+    for layer in chain:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+@pytest.mark.parametrize(
+    ("model", "macs"),
+    [
+        (after((10,), layers.Dense(3)), 10 * 3),
+        (after((4, 10), layers.Dense(3)), 4 * 10 * 3),
+        (after((8, 6, 3), layers.Conv2D(5, (3, 2), padding="same")), 8 * 6 * 3 * 2 * 3 * 5),
+        (after((8, 6, 3), layers.Conv2D(5, 3, padding="valid", use_bias=False)), 6 * 4 * 9 * 3 * 5),
+        (after((8, 6, 3), layers.Conv2D(5, 3, strides=2, padding="same")), 4 * 3 * 9 * 3 * 5),
+        (after((8, 6, 4), layers.Conv2D(6, 3, groups=2, padding="same")), 8 * 6 * 9 * 2 * 6),
+        (after((8, 6, 4), layers.DepthwiseConv2D(3, padding="same")), 8 * 6 * 9 * 4),
+        (after((8, 6, 4), layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same")), 8 * 6 * 9 * 4 * 2),
+        (after((9, 4), layers.Conv1D(5, 3, strides=2)), 4 * 3 * 4 * 5),
+        (after((9, 4), layers.DepthwiseConv1D(3)), 7 * 3 * 4),
+        (after((8, 6, 3), layers.BatchNormalization(), layers.ReLU(), layers.GlobalAveragePooling2D()), 0),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else "",
+)
+def test_multiply_accumulates_are_those_counted_by_hand(model: Any, macs: int) -> None:
+    assert count_macs(model) == macs
+
+
+def test_a_layer_that_is_called_twice_counts_twice() -> None:
+    layer = layers.Dense(5, name="twice")
+    assert count_macs(after((5,), layer, layer)) == 2 * 5 * 5
+
+
+def test_the_multiply_accumulates_of_a_whole_network_are_the_sum_over_its_layers() -> None:
+    # stem: 6·6 positions of 3×3 over 3 → 6 channels; first: 6 → 5; second: 5 → 6; out: 6 → 4.
+    expected = 36 * 9 * (3 * 6 + 6 * 5 + 5 * 6) + 6 * 4
+    assert count_macs(NETWORKS["residual"].build()) == expected
+
+
+def test_half_the_channels_take_a_quarter_between_two_cut_layers() -> None:
+    model = after((6, 6, 4), layers.Conv2D(8, 1, name="a"), layers.Conv2D(8, 1, name="b"), layers.Dense(2, name="out"))
+    half = slice_model(model, {"a": 4, "b": 4})
+    assert count_macs(model) == 36 * (4 * 8 + 8 * 8 + 8 * 2)
+    assert count_macs(half) == 36 * (4 * 4 + 4 * 4 + 4 * 2)
+
+
+def test_the_peak_of_a_chain_is_its_largest_pair_of_neighbours() -> None:
+    model = after((4, 4, 2), layers.Conv2D(6, 1), layers.Conv2D(3, 1), layers.GlobalAveragePooling2D())
+    # input and first map: 32 + 96; first and second: 96 + 48; second and average: 48 + 3.
+    assert peak_activation_bytes(model) == 4 * (96 + 48)
+
+
+def test_a_residual_sum_keeps_its_shortcut_alive() -> None:
+    inputs = keras.Input((4, 4, 2), name="input")
+    stem = layers.Conv2D(3, 1)(inputs)
+    wide = layers.Conv2D(8, 1)(stem)
+    back = layers.Conv2D(3, 1)(wide)
+    model = keras.Model(inputs, layers.Add()([stem, back]))
+    # While the arm narrows again, the shortcut (16·3) waits beside both of its maps (16·8 and 16·3).
+    assert peak_activation_bytes(model) == 4 * 16 * (3 + 8 + 3)
+    assert peak_activation_bytes(model, bytes_per_value=1) == 16 * (3 + 8 + 3)
+
+
+def test_what_is_read_for_the_last_time_is_forgotten() -> None:
+    inputs = keras.Input((4, 4, 2), name="input")
+    a = layers.Conv2D(4, 1)(inputs)
+    b = layers.Conv2D(4, 1)(inputs)
+    model = keras.Model(inputs, layers.Concatenate()([a, b]))
+    # At the concatenation the input is gone: 16·4 + 16·4 + 16·8.
+    assert peak_activation_bytes(model) == 4 * 16 * (4 + 4 + 8)
+
+
+def test_a_narrower_network_never_needs_more() -> None:
+    model = NETWORKS["residual"].build()
+    narrow = slice_model(model, {"stem": 3, "first": 2})
+    assert peak_activation_bytes(narrow) < peak_activation_bytes(model)
+    assert count_macs(narrow) < count_macs(model)

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from networks import answers
+
+from fleetfoot.errors import ModelError, UsageError
+from zoo.backend import keras
+from zoo.channels import cuttable_groups, slice_model
+from zoo.datasets import Dataset
+from zoo.models import base_model, is_file, load_base, new_base
+
+layers = keras.layers
+call_quietly = pytest.mark.filterwarnings("ignore:The structure of `inputs`:UserWarning")
+
+
+def saved(model: Any, tmp_path: Path) -> Path:
+    path: Path = tmp_path / "model.keras"
+    model.save(path)
+    return path
+
+
+def functional(outputs: int = 10, shape: tuple[int, ...] = (8, 8, 1), activation: str | None = "softmax") -> Any:
+    inputs = keras.Input(shape, name="input")
+    x = layers.Dense(16, activation="relu", name="hidden")(layers.Flatten()(inputs))
+    return keras.Model(inputs, layers.Dense(outputs, activation=activation, name="out")(x))
+
+
+def test_a_functional_model_is_loaded_as_it_is(tmp_path: Path, digits: Dataset) -> None:
+    model = functional()
+    loaded = load_base(saved(model, tmp_path), digits)
+    np.testing.assert_array_equal(answers(loaded, digits.x[:3]), answers(model, digits.x[:3]))
+
+
+@call_quietly
+def test_a_sequential_model_becomes_a_functional_one_with_the_same_answers(tmp_path: Path, digits: Dataset) -> None:
+    model = keras.Sequential(
+        [keras.Input((8, 8, 1), name="input"), layers.Flatten(), layers.Dense(16, name="hidden"),
+         layers.Dense(10, activation="softmax")]
+    )  # fmt: skip
+    loaded = load_base(saved(model, tmp_path), digits)
+    np.testing.assert_array_equal(answers(loaded, digits.x[:3]), answers(model, digits.x[:3]))
+    assert list(cuttable_groups(loaded)) == ["hidden"]
+
+
+@call_quietly
+@pytest.mark.parametrize("kind", ["functional", "sequential"])
+def test_a_model_whose_layers_nobody_named_can_be_cut(tmp_path: Path, digits: Dataset, kind: str) -> None:
+    chain = [layers.Conv2D(16, 3, activation="relu"), layers.Flatten(), layers.Dense(10, activation="softmax")]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *chain])
+    if kind == "functional":
+        inputs = x = keras.Input((8, 8, 1))
+        for layer in chain:
+            x = layer(x)
+        model = keras.Model(inputs, x)
+    loaded = load_base(saved(model, tmp_path), digits)
+    (group,) = cuttable_groups(loaded)
+    assert answers(slice_model(loaded, {group: 8}), digits.x[:3]).shape == (3, 10)
+
+
+@call_quietly
+@pytest.mark.parametrize("ending", ["dense", "activation"])
+def test_logits_become_probabilities(tmp_path: Path, digits: Dataset, ending: str) -> None:
+    model = functional(activation=None)
+    if ending == "activation":
+        model = keras.Model(model.inputs, layers.Activation("linear")(model.outputs[0]))
+    loaded = load_base(saved(model, tmp_path), digits)
+    logits, probabilities = answers(model, digits.x[:3]), answers(loaded, digits.x[:3])
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(probabilities, powers / powers.sum(axis=1, keepdims=True), atol=1e-6)
+
+
+@call_quietly
+@pytest.mark.parametrize("layer", [layers.Softmax(), layers.Activation("softmax")], ids=["layer", "activation"])
+def test_a_softmax_of_any_kind_is_not_doubled(tmp_path: Path, digits: Dataset, layer: Any) -> None:
+    plain = functional(activation=None)
+    model = keras.Model(plain.inputs, layer(plain.outputs[0]))
+    loaded = load_base(saved(model, tmp_path), digits)
+    np.testing.assert_array_equal(answers(loaded, digits.x[:3]), answers(model, digits.x[:3]))
+
+
+@pytest.mark.xfail(strict=True, raises=UserWarning, reason="models: keras.Model of lists warns whenever it is called")
+@pytest.mark.parametrize("kind", ["sequential", "logits"])
+def test_a_model_that_was_changed_is_called_without_a_warning(tmp_path: Path, digits: Dataset, kind: str) -> None:
+    model = functional(activation=None)
+    if kind == "sequential":
+        model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten(), layers.Dense(10, activation="softmax")])
+    loaded = load_base(saved(model, tmp_path), digits)
+    assert answers(loaded, digits.x[:3]).shape == (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (functional(outputs=7), r"answers with shape \(7,\), and digits has 10 classes: retrain its last layer"),
+        (functional(shape=(28, 28, 1)), r"takes inputs of shape \(28, 28, 1\), and digits has \(8, 8, 1\)"),
+        (functional(activation="sigmoid"), "ends in sigmoid, and must end in logits or a softmax"),
+    ],
+    ids=["classes", "input", "ending"],
+)
+def test_a_model_that_does_not_fit_the_data_is_refused_by_name(
+    tmp_path: Path, digits: Dataset, model: Any, message: str
+) -> None:
+    with pytest.raises(ModelError, match=rf"model\.keras {message}"):
+        load_base(saved(model, tmp_path), digits)
+
+
+def test_a_model_of_two_outputs_is_refused(tmp_path: Path, digits: Dataset) -> None:
+    one = functional()
+    model = keras.Model(one.inputs, [one.outputs[0], layers.Dense(3)(one.outputs[0])])
+    with pytest.raises(ModelError, match="has 1 inputs and 2 outputs"):
+        load_base(saved(model, tmp_path), digits)
+
+
+def test_a_model_of_two_inputs_is_refused(tmp_path: Path, digits: Dataset) -> None:
+    one, two = keras.Input((8, 8, 1), name="one"), keras.Input((8, 8, 1), name="two")
+    x = layers.Flatten()(layers.Add()([one, two]))
+    model = keras.Model([one, two], layers.Dense(10, activation="softmax")(x))
+    with pytest.raises(ModelError, match="has 2 inputs and 1 outputs"):
+        load_base(saved(model, tmp_path), digits)
+
+
+def test_a_missing_file_is_named(tmp_path: Path, digits: Dataset) -> None:
+    with pytest.raises(ModelError, match=r"missing\.keras cannot be loaded"):
+        load_base(tmp_path / "missing.keras", digits)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.9])
+def test_a_truncated_file_is_named_in_one_line(
+    tmp_path: Path, digits: Dataset, base_file: Path, share: float
+) -> None:
+    data = base_file.read_bytes()
+    path = tmp_path / "model.keras"
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(ModelError, match=r"model\.keras cannot be loaded as a Keras model") as error:
+        load_base(path, digits)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.xfail(strict=True, raises=zipfile.BadZipFile, reason="models.load_base: BadZipFile is neither ValueError nor OSError")
+@pytest.mark.parametrize("where", [0.3, 0.7, 0.99])
+def test_a_damaged_file_is_named_or_its_answers_are_what_they_were(
+    tmp_path: Path, digits: Dataset, base_file: Path, where: float
+) -> None:
+    data = bytearray(base_file.read_bytes())
+    start = int(where * len(data))
+    data[start : start + 64] = bytes(64)
+    path = tmp_path / "model.keras"
+    path.write_bytes(data)
+    whole = keras.saving.load_model(base_file, compile=False)
+    try:
+        loaded = load_base(path, digits)
+    except ModelError as error:
+        assert str(path) in str(error)
+    else:
+        np.testing.assert_array_equal(answers(loaded, digits.x[:3]), answers(whole, digits.x[:3]))
+
+
+def test_an_unknown_network_is_refused_naming_those_that_exist(digits: Dataset) -> None:
+    with pytest.raises(UsageError, match=r"unknown model 'resnet': give the path of a \.keras file, or digits-cnn"):
+        new_base("resnet", digits)
+
+
+def test_a_dataset_has_a_network_of_its_own(digits: Dataset) -> None:
+    model = base_model(None, digits)
+    assert model.name == "digits-cnn"
+    assert model.output_shape == (None, 10)
+    np.testing.assert_allclose(answers(model, digits.x[:3]).sum(axis=1), 1, atol=1e-5)
+
+
+def test_a_path_is_loaded_and_a_name_is_built(digits: Dataset, base_file: Path) -> None:
+    assert base_model(str(base_file), digits).get_layer("conv1").filters == 32
+    assert base_model("digits-cnn", digits).get_layer("conv1").filters == 176
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("digits-cnn", False), (None, False), ("a.keras", True), ("./digits-cnn", True)]
+)
+def test_what_looks_like_a_path_is_a_file(name: str | None, expected: bool) -> None:
+    assert is_file(name) == expected
