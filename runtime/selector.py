@@ -137,7 +137,7 @@ class Selector:
             why=choice.why,
         )
 
-    def report_latency(self, variant: str, ms: float) -> None:
+    def report_latency(self, variant: str, ms: Any) -> None:
         """Tells the selector what a run of a variant took, in an app that runs the variants itself.
 
         Raises:

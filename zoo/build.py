@@ -17,7 +17,7 @@ from pathlib import Path
 import joblib
 import msgspec
 
-from fleetfoot.console import be_quiet, note, progress
+from fleetfoot.console import be_quiet, note, progress, warn
 from fleetfoot.errors import NotAZooError, UsageError, ZooError
 from fleetfoot.files import atomic_path, remove_temporaries, sha256, write_bytes
 from profiling.device import Device, connect_device
@@ -55,8 +55,11 @@ def build_zoo(out: Path, options: BuildOptions, *, jobs: int = 1, overwrite: boo
         remove_temporaries(out)
         record = _begin(out, options, dataset)
         if (out / Zoo.MANIFEST).exists():
-            note(f"{out} is already built; --overwrite builds it anew")
-            return Zoo.open(out)
+            zoo = Zoo.open(out)
+            if not zoo.build_problems():
+                note(f"{out} is already built; --overwrite builds it anew")
+                return zoo
+            _discard_damaged(zoo)
         return _build(out, record, dataset, device, jobs)
 
 
@@ -110,6 +113,15 @@ def _locked(out: Path) -> Iterator[None]:
         raise ZooError(f"{out} is being built by another process: wait for it, or name another directory") from None
     finally:
         os.close(directory)
+
+
+def _discard_damaged(zoo: Zoo) -> None:
+    """Deletes what is not as it was built, so that the stages make it again; variants are checked by their own."""
+    for name, digest in zoo.manifest.files.items():
+        path = zoo.path / name
+        if path.exists() and sha256(path) != digest:
+            warn(f"{path} is not the file that was built, and is made again")
+            path.unlink()
 
 
 def _begin(out: Path, options: BuildOptions, dataset: Dataset) -> BuildRecord:

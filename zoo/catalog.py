@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -88,7 +88,7 @@ class Manifest(Document, frozen=True, kw_only=True):
     classes: tuple[str, ...]
     input: InputSpec
     variants: tuple[Variant, ...]
-    files: dict[str, str] = {}
+    files: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Zoo:
@@ -156,19 +156,18 @@ class Zoo:
         for path in sorted((self.path / "profiles").glob("*.json")):
             yield Profile.read(path)
 
-    def problems(self) -> Iterator[str]:
+    def problems(self) -> list[str]:
         """What is wrong with the files of this zoo, a line each."""
-        checks: list[tuple[Callable[[Any], object], object]] = [
-            *((self.verified_file, variant.id) for variant in self.manifest.variants),
-            *((self._require_file, item) for item in self.manifest.files.items()),
-            *((self._require_profile, path) for path in sorted((self.path / "profiles").glob("*.json"))),
-            *((self._require_premodel, path) for path in sorted((self.path / "premodel").glob("*.json"))),
+        premodel = sorted((self.path / "premodel").glob("*.json"))
+        return self.build_problems() + _complaints((self._require_premodel, path) for path in premodel)
+
+    def build_problems(self) -> list[str]:
+        """What is wrong with the files that ``build-zoo`` makes, a line each."""
+        return [
+            *_complaints((self.verified_file, variant.id) for variant in self.manifest.variants),
+            *_complaints((self._require_file, item) for item in self.manifest.files.items()),
+            *_complaints((self._require_profile, path) for path in sorted((self.path / "profiles").glob("*.json"))),
         ]
-        for check, subject in checks:
-            try:
-                check(subject)
-            except ZooError as error:
-                yield str(error)
 
     def _require_file(self, recorded: tuple[str, str]) -> None:
         name, digest = recorded
@@ -191,6 +190,17 @@ class Zoo:
         estimate = self.path / "premodel" / "estimate.tflite"
         if made_for.estimate_sha256 and (not estimate.exists() or sha256(estimate) != made_for.estimate_sha256):
             raise DamagedFileError(f"{estimate} is not the one that {path.name} was made for: run train-premodel")
+
+
+def _complaints(checks: Iterable[tuple[Callable[[Any], object], object]]) -> list[str]:
+    """What checks, each of a subject, have to complain about."""
+    complaints = []
+    for check, subject in checks:
+        try:
+            check(subject)
+        except ZooError as error:
+            complaints.append(str(error))
+    return complaints
 
 
 class _MadeFor(msgspec.Struct):

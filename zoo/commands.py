@@ -81,7 +81,7 @@ def build_zoo(
 def inspect_zoo(path: Path, verify: bool, as_json: bool) -> None:
     """Shows what is in a zoo."""
     zoo = Zoo.open(path)
-    problems = list(zoo.problems()) if verify else []
+    problems = zoo.problems() if verify else []
     if as_json:
         print_json(msgspec.json.encode(_Inspection(zoo.manifest, list(zoo.profiles()), problems if verify else None)))
     else:

@@ -167,8 +167,8 @@ def test_the_same_training_gives_the_same_subnetworks(data: TrainingData) -> Non
 
 def test_a_network_with_dropout_and_a_residual_sum_learns(data: TrainingData) -> None:
     shared = residual()
-    family = train_jointly(shared, [{"stem": 8}, {"stem": 16}], data, epochs=10, learning_rate=0.01)
-    assert all(accuracy(member, data) > 0.6 for member in family)
+    family = train_jointly(shared, [{"stem": 8}, {"stem": 16}], data, epochs=10, learning_rate=0.03)
+    assert all(accuracy(member, data) > 0.5 for member in family)
 
 
 def test_widths_that_a_group_does_not_have_are_refused(ordered: Any, data: TrainingData) -> None:
