@@ -16,6 +16,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from fleetfoot import __version__
 from fleetfoot.errors import FleetfootError
@@ -44,13 +45,18 @@ def print_json(text: bytes) -> None:
     click.echo(text.decode())
 
 
+def print_line(text: str) -> None:
+    """Prints a result of one line on standard output."""
+    click.echo(text)
+
+
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Prints a table on standard output; all but the first column are right-aligned."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(str(cell)) for cell in row))
     _stdout.print(table)
 
 
@@ -127,6 +133,11 @@ class Command(click.Command):
         sys.exit(status)
 
 
+def _as_typed(value: Any) -> Any:
+    """A YAML value as it would have been typed: text, but for flags and lists."""
+    return value if isinstance(value, bool | list) or value is None else str(value)
+
+
 def _quiet_option() -> click.Option:
     def set_quiet(_context: click.Context, _parameter: click.Parameter, value: bool) -> None:
         be_quiet(value)
@@ -156,8 +167,8 @@ def _read_config(context: click.Context, _parameter: click.Parameter, path: Path
         raise click.UsageError(f"{path} is not YAML: {error}") from None
     if not isinstance(options, dict):
         raise click.UsageError(f"{path} must be a mapping from option names to values")
-    known = {parameter.name for parameter in context.command.params}
-    named = {str(name).replace("-", "_"): value for name, value in options.items()}
-    if unknown := sorted(named.keys() - known):
+    known = {opt.lstrip("-"): parameter.name for parameter in context.command.params for opt in parameter.opts}
+    named = {str(name).replace("_", "-"): _as_typed(value) for name, value in options.items()}
+    if unknown := sorted(named.keys() - known.keys()):
         raise click.UsageError(f"{path} has options that {context.info_name} does not know: {unknown}")
-    context.default_map = named
+    context.default_map = {str(known[name]): value for name, value in named.items()}

@@ -90,6 +90,15 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise SchemaError(f"{path} is damaged or not what its name says: {error}") from None
 
 
+def is_document(path: Path) -> bool:
+    """Whether a file is a JSON document with a schema version, of whatever kind and version."""
+    try:
+        msgspec.json.decode(path.read_bytes(), type=_Versioned)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True
+
+
 class _Versioned(msgspec.Struct):
     """What is read of any document before the rest of it is trusted."""
 

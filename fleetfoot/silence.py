@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+_lock = threading.RLock()
 
 
 @contextmanager
 def silenced() -> Iterator[Callable[[], str]]:
     """Keeps back what libraries write to standard error, from C++ too; yields a function that returns it."""
-    with tempfile.TemporaryFile() as kept:
+    with _lock, tempfile.TemporaryFile() as kept:
         stderr = os.dup(2)
         os.dup2(kept.fileno(), 2)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fleetfoot.console import command, note, print_json, print_table
+from fleetfoot.console import command, print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from premodel.evaluation import Line
@@ -53,9 +53,9 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     ]
     print_table(f"{evaluation.device_id}: test accuracy at mean latency, premodel included", columns, rows)
     if evaluation.apgr is not None:
-        note(f"APGR between the fastest and the most accurate variant: {evaluation.apgr:.2f} (random: 0.50)")
+        print_line(f"APGR between the fastest and the most accurate variant: {evaluation.apgr:.2f} (random: 0.50)")
     if not evaluation.used:
-        note("On the route split the premodel does not beat both static best and random mix: "
+        print_line("On the route split the premodel does not beat both static best and random mix: "
              "the plan goes by the table, which is the static choice.")  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 import msgspec
@@ -72,58 +73,68 @@ def report_budget(
         objective: what is wanted within it.
     """
     index = {name: position for position, name in enumerate(costs.variants)}
-    means = costs.means()
-    left_ms = budget_ms - costs.premodel_ms
+    means, known = costs.means(), np.array([table[name] for name in costs.variants])
     fitting = np.array([planned_ms(costs, name, objective) <= budget_ms for name in costs.variants])
     if not fitting.any():
         fitting[means.argmin()] = True  # the fastest serves, late
 
     static = index[choose(table, costs.mean_ms, costs.variance, budget_ms, objective).variant]
-    chosen = np.array(
-        [
-            index[
-                choose(
-                    dict(zip(costs.variants, row, strict=True)),
-                    costs.mean_ms,
-                    costs.variance,
-                    left_ms,
-                    objective,
-                ).variant
-            ]
-            for row in p_right.tolist()
-        ]
-    )
-    rows = np.arange(len(correct))
-    premodel = Line(
-        accuracy=float(correct[rows, chosen].mean()), mean_ms=float(means[chosen].mean()) + costs.premodel_ms
-    )
-    difference = correct[rows, chosen].astype(float) - correct[:, static]
+    chosen, asking_ms = _served(p_right, static, costs, budget_ms, objective)
+    right = correct[np.arange(len(correct)), chosen]
+    premodel = Line(accuracy=float(right.mean()), mean_ms=float(means[chosen].mean()) + asking_ms)
+    difference = right.astype(float) - correct[:, static]
     return BudgetReport(
         budget_ms=budget_ms,
         static_best=Line(accuracy=float(correct[:, static].mean()), mean_ms=float(means[static])),
-        random_mix=random_mix(correct[:, fitting].mean(axis=0), means[fitting], premodel.mean_ms),
+        random_mix=random_mix(known[fitting], correct[:, fitting].mean(axis=0), means[fitting], premodel.mean_ms),
         premodel=premodel,
         oracle=_oracle(correct, costs, budget_ms, objective),
         gain=float(difference.mean()),
         gain_interval=bootstrap_interval(difference),
-        chosen={
-            name: int((chosen == position).sum()) for name, position in index.items() if (chosen == position).any()
-        },
+        chosen={costs.variants[position]: int(count) for position, count in sorted(Counter(chosen.tolist()).items())},
     )
 
 
-def random_mix(accuracy: Floats, mean_ms: Floats, at_ms: float) -> Line:
-    """The best coin between two variants whose mean latency is ``at_ms``: the upper hull of those given."""
-    best = -1.0
-    for fast in range(len(mean_ms)):
-        for slow in range(len(mean_ms)):
-            if mean_ms[fast] <= at_ms and mean_ms[fast] <= mean_ms[slow]:
-                span = mean_ms[slow] - mean_ms[fast]
-                share = 1.0 if span == 0 else min(1.0, (at_ms - mean_ms[fast]) / span)
-                best = max(best, (1 - share) * accuracy[fast] + share * accuracy[slow])
-    if best < 0:  # nothing is that fast
-        return Line(accuracy=float(accuracy[mean_ms.argmin()]), mean_ms=float(mean_ms.min()))
-    return Line(accuracy=float(best), mean_ms=at_ms)
+def _served(
+    p_right: Floats, static: int, costs: Costs, budget_ms: float, objective: Objective
+) -> tuple[npt.NDArray[np.intp], float]:
+    """The variant that the service runs for each input, and the milliseconds that it spends on asking first.
+
+    It asks the premodel only where some variant still keeps the budget after that, and else goes by the table.
+    """
+    left_ms = budget_ms - costs.premodel_ms
+    if all(planned_ms(costs, name, objective) > left_ms for name in costs.variants):
+        return np.full(len(p_right), static), 0.0
+    chosen = [
+        choose(dict(zip(costs.variants, row, strict=True)), costs.mean_ms, costs.variance, left_ms, objective).variant
+        for row in p_right.tolist()
+    ]
+    index = {name: position for position, name in enumerate(costs.variants)}
+    return np.array([index[name] for name in chosen]), costs.premodel_ms
+
+
+def random_mix(known: Floats, accuracy: Floats, mean_ms: Floats, at_ms: float) -> Line:
+    """The best coin between two variants that takes at most ``at_ms`` on average.
+
+    Args:
+        known: accuracies on inputs that are not these, by which the two are picked.
+        accuracy: accuracies on these inputs, which the coin gets.
+        mean_ms: mean latencies.
+        at_ms: the mean latency to match; if nothing is that fast, the fastest is the line.
+    """
+    best = int(mean_ms.argmin())
+    fast, slow, share = best, best, 0.0
+    for one in np.flatnonzero(mean_ms <= at_ms).tolist():
+        for other in np.flatnonzero(mean_ms >= mean_ms[one]).tolist():
+            span = mean_ms[other] - mean_ms[one]
+            reached = 1.0 if span == 0 else min(1.0, float((at_ms - mean_ms[one]) / span))
+            if _mixed(known, one, other, reached) > _mixed(known, fast, slow, share):
+                fast, slow, share = one, other, reached
+    return Line(accuracy=_mixed(accuracy, fast, slow, share), mean_ms=_mixed(mean_ms, fast, slow, share))
+
+
+def _mixed(values: Floats, one: int, other: int, share: float) -> float:
+    return float((1 - share) * values[one] + share * values[other])
 
 
 def apgr(weak: Bools, strong: Bools, preference: Floats) -> float | None:

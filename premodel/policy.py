@@ -67,7 +67,7 @@ def check_budget(budget_ms: Any) -> float:
     try:
         budget = float(budget_ms)
     except OverflowError:
-        return math.inf
+        raise BudgetError("a budget is a number of milliseconds, and this one is too large to be one") from None
     if math.isnan(budget) or budget <= 0:
         raise BudgetError(f"a budget is a positive number of milliseconds, not {budget_ms}")
     return budget

@@ -241,11 +241,11 @@ def _costs(zoo: Zoo, profile: Profile, premodel_ms: float) -> Costs:
 
 
 def _budgets(zoo: Zoo, profile: Profile, costs: Costs) -> list[float]:
-    """The sweep, without budgets that the fastest variant cannot keep after the premodel."""
+    """The sweep, without budgets that no variant can keep."""
     base_ms = profile.measurements[zoo.manifest.variants[0].id].latency.p50_ms
     least = min(planned_ms(costs, name, Objective()) for name in costs.variants)
     budgets = [round(fraction * base_ms, 4) for fraction in BUDGET_FRACTIONS]
-    return [budget for budget in budgets if budget >= least + costs.premodel_ms]
+    return [budget for budget in budgets if budget >= least]
 
 
 def encode(evaluations: Sequence[Evaluation]) -> bytes:

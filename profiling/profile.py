@@ -64,6 +64,10 @@ class Profile(Document, frozen=True, kw_only=True):
     versions: dict[str, str]
     measurements: dict[str, Measurement]
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9-]+", self.device_id):
+            raise ValueError(f"a device-id has small letters, digits and hyphens only, unlike {self.device_id!r}")
+
     def covers(self, hashes: Mapping[str, str]) -> bool:
         """Whether models with these names and file hashes were all measured."""
         measured = {name: measurement.file_sha256 for name, measurement in self.measurements.items()}

@@ -43,7 +43,7 @@ class Effort(msgspec.Struct, frozen=True, kw_only=True):
     """How long a measurement goes on: until the mean is known well, within a floor and two caps."""
 
     relative_half_width: float = 0.05
-    min_runs: int = 60
+    min_runs: int = 200
     max_runs: int = 2000
     max_seconds: float = 4.0
 

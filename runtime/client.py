@@ -90,7 +90,11 @@ class RemoteSelector:
         self.close()
 
     def _typed(self, kind: type[T], call: Callable[[], Any]) -> T:
-        return msgspec.convert(self._call(call), type=kind)
+        answer = self._call(call)
+        try:
+            return msgspec.convert(answer, type=kind)
+        except msgspec.ValidationError:
+            raise ServiceError(f"what answers at {self._uri} is no selector service of this version") from None
 
     def _call(self, call: Callable[[], Any]) -> Any:
         try:
@@ -101,5 +105,5 @@ class RemoteSelector:
             raise ServiceError(
                 f"no selector service answers at {self._uri}: {error}; start one with serve-zoo"
             ) from None
-        except pyro_errors.PyroError as error:
-            raise ServiceError(f"{self._uri}: {error}") from None
+        except (pyro_errors.PyroError, AttributeError) as error:
+            raise ServiceError(f"what answers at {self._uri} is no selector service: {error}") from None

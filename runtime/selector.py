@@ -56,7 +56,9 @@ class Selector:
             {name: latency.mean_ms for name, latency in measured.items()},
             {name: latency.variance for name, latency in measured.items()},
         )
-        self._table = {name: zoo.variants[name].accuracy["route"] for name in engine.variants}
+        self._table = {
+            name: plan.p_right[name] if plan else zoo.variants[name].accuracy["route"] for name in engine.variants
+        }
         self._estimate = _open_estimate(zoo, plan)
         self._slowdown = Slowdown()
         self._lock = threading.Lock()
@@ -198,6 +200,7 @@ class Selector:
         if not choice.fits and on_miss == "refuse":
             with self._lock:
                 self._refused += 1
+                self._slowdown.forget()
             raise OverBudgetError(
                 f"no variant keeps {budget_ms:g} ms here: the fastest needs {choice.planned_ms:.3g} ms"
             )

@@ -102,7 +102,10 @@ class _NoMarshal(serializers.MarshalSerializer):  # type: ignore[misc]
 
 
 class _Daemon(Daemon):  # type: ignore[misc]
-    """A Pyro5 daemon that strangers can neither crash nor hold up."""
+    """A Pyro5 daemon that takes no marshal and waits for nobody's hello for long.
+
+    Each connection holds a thread of its pool (80), and one too many is closed.
+    """
 
     def _handshake(self, conn: Any, denied_reason: str | None = None) -> bool:
         """Answers a new connection, which must say hello soon; one too many is closed without a word."""

@@ -10,7 +10,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,19 +18,19 @@ import joblib
 import msgspec
 
 from fleetfoot.console import be_quiet, note, progress, warn
-from fleetfoot.errors import NotAZooError, UsageError, ZooError
-from fleetfoot.files import atomic_path, remove_temporaries, sha256, write_bytes
+from fleetfoot.errors import NotAZooError, SchemaError, UsageError, ZooError
+from fleetfoot.files import atomic_path, is_document, remove_temporaries, sha256, write_bytes
 from profiling.device import Device, connect_device
 from profiling.profile import Profile
 from zoo.backend import make_deterministic, tf
 from zoo.candidates import Bench, base_path, make_candidate
-from zoo.catalog import Manifest, Variant, Zoo
+from zoo.catalog import BUILT_FILES, Manifest, Variant, Zoo
 from zoo.datasets import Dataset, Indices, Split, load_dataset
 from zoo.finetune import TrainingData, train
 from zoo.measure import profile_variants, record_outcomes
 from zoo.models import base_model, is_file
 from zoo.outcomes import Outcomes
-from zoo.record import BuildOptions, BuildRecord
+from zoo.record import BuildOptions, BuildRecord, tool_versions
 from zoo.search.journal import Journal, Trial
 from zoo.search.strategies import Proposal, Strategy, make_strategy
 from zoo.subnetworks import importance_order
@@ -50,17 +50,24 @@ def build_zoo(out: Path, options: BuildOptions, *, jobs: int = 1, overwrite: boo
     """
     device = connect_device(options.device)
     dataset = load_dataset(options.data)
-    _make_room(out, overwrite)
+    if not (out / BuildRecord.FILE).exists() or overwrite:
+        _check(options, dataset)
+    _require_directory(out)
     with _locked(out):
-        remove_temporaries(out)
+        _make_room(out, overwrite)
         record = _begin(out, options, dataset)
         if (out / Zoo.MANIFEST).exists():
             zoo = Zoo.open(out)
-            if not zoo.build_problems():
+            if not zoo.build_problems() and _is_profiled(out, zoo.hashes, device):
                 note(f"{out} is already built; --overwrite builds it anew")
                 return zoo
             _discard_damaged(zoo)
         return _build(out, record, dataset, device, jobs)
+
+
+def _check(options: BuildOptions, dataset: Dataset) -> None:
+    """Finds out what cannot be meant before anything is written: the strategy must have something to propose."""
+    make_strategy(options.strategy, base_model(options.model, dataset), options.grid, "")
 
 
 def _build(out: Path, record: BuildRecord, dataset: Dataset, device: Device, jobs: int) -> Zoo:
@@ -85,21 +92,26 @@ def _build(out: Path, record: BuildRecord, dataset: Dataset, device: Device, job
             )
             for variant in variants
         ),
-        files={name: sha256(out / name) for name in (BuildRecord.FILE, "base/model.keras", Outcomes.FILE)},
+        files={name: sha256(out / name) for name in BUILT_FILES},
     ).write(out / Zoo.MANIFEST)
     return Zoo.open(out)
 
 
-def _make_room(out: Path, overwrite: bool) -> None:
-    """Creates the directory; deletes a zoo in it only when told to, and nothing else ever."""
+def _require_directory(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise NotAZooError(f"{out} is a file: --out names a directory")
-    ours = (out / BuildRecord.FILE).exists() or (out / Zoo.MANIFEST).exists()
-    if out.exists() and any(out.iterdir()) and not ours:
-        raise NotAZooError(f"{out} holds something that is no zoo: name an empty or a new directory")
-    if ours and overwrite:
-        shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
+
+
+def _make_room(out: Path, overwrite: bool) -> None:
+    """Empties the directory of a zoo when told to, and of nothing else ever."""
+    remove_temporaries(out)
+    documents = [out / BuildRecord.FILE, out / Zoo.MANIFEST]
+    if any(out.iterdir()) and not any(is_document(path) for path in documents):
+        raise NotAZooError(f"{out} holds something that is no zoo: name an empty or a new directory")
+    if overwrite:  # what says that this is a zoo goes last, so that a kill in between can be mended
+        for entry in sorted(out.iterdir(), key=lambda entry: entry in documents):
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 @contextmanager
@@ -135,6 +147,8 @@ def _begin(out: Path, options: BuildOptions, dataset: Dataset) -> BuildRecord:
             f"{out} was begun with other options ({_differences(record.options, options)}): "
             "give the same ones to go on, or --overwrite to start anew"
         )
+    if not (out / Zoo.MANIFEST).exists() and record.versions != tool_versions():
+        raise UsageError(f"{out} was begun with other versions ({record.versions}): use those, or --overwrite")
     if record.data_fingerprint != dataset.fingerprint:
         raise UsageError(f"{out} was begun with other data under the name {options.data}: --overwrite starts anew")
     return record
@@ -142,8 +156,7 @@ def _begin(out: Path, options: BuildOptions, dataset: Dataset) -> BuildRecord:
 
 def _differences(old: BuildOptions, new: BuildOptions) -> str:
     before, now = msgspec.to_builtins(old), msgspec.to_builtins(new)
-    before |= before.pop("grid")
-    now |= now.pop("grid")
+    before, now = before.pop("grid") | before, now.pop("grid") | now
     return ", ".join(f"{name} was {before[name]}" for name in before if before[name] != now[name])
 
 
@@ -156,7 +169,7 @@ def _ensure_base(out: Path, options: BuildOptions, dataset: Dataset, splits: dic
     if not is_file(options.model):
         train(model, TrainingData.of(dataset, splits), epochs=options.epochs, name="the base model")
     with atomic_path(path) as temporary:
-        model.save(temporary)
+        model.save(temporary, include_optimizer=False)
 
 
 def _ensure_order(bench: Bench) -> str:
@@ -210,18 +223,25 @@ def _make_in_worker(zoo: Path, record: BuildRecord, proposal: Proposal, threads:
 
 def _ensure_profile(out: Path, variants: Sequence[Variant], device: Device) -> None:
     """Measures when all training is over, so that none loads the device meanwhile."""
-    path = out / "profiles" / f"{device.info().id}.json"
-    hashes = {variant.id: variant.sha256 for variant in variants}
-    if not path.exists() or not Profile.read(path).covers(hashes):
+    if not _is_profiled(out, {variant.id: variant.sha256 for variant in variants}, device):
         profile_variants(out, variants, device)
+
+
+def _is_profiled(out: Path, hashes: Mapping[str, str], device: Device) -> bool:
+    """Whether there is a readable profile of the device that covers the variants."""
+    try:
+        return Profile.read(out / "profiles" / f"{device.info().id}.json").covers(hashes)
+    except (NotAZooError, SchemaError):
+        return False
 
 
 def _ensure_outcomes(
     out: Path, variants: Sequence[Variant], dataset: Dataset, splits: dict[Split, Indices]
 ) -> Outcomes:
-    path = out / Outcomes.FILE
-    if path.exists():
-        outcomes = Outcomes.read(path)
-        if outcomes.hashes == {variant.id: variant.sha256 for variant in variants}:
-            return outcomes
+    try:
+        outcomes = Outcomes.read(out / Outcomes.FILE)
+        outcomes.require_current({variant.id: variant.sha256 for variant in variants})
+        return outcomes
+    except ZooError:
+        pass  # none yet, or not of these variants
     return record_outcomes(out, variants, dataset, splits)

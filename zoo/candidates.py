@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from fleetfoot.errors import UsageError
+from fleetfoot.errors import DamagedFileError, ModelError, UsageError
 from fleetfoot.files import sha256
 from zoo.backend import keras, make_deterministic
 from zoo.catalog import Variant
@@ -37,8 +37,18 @@ class Bench(NamedTuple):
 
     @classmethod
     def open(cls, zoo: Path, data: TrainingData) -> Bench:
-        """Takes the base model from its place in the zoo directory."""
-        return cls(zoo, keras.saving.load_model(base_path(zoo), compile=False), data)
+        """Takes the base model from its place in the zoo directory.
+
+        Raises:
+            DamagedFileError: it cannot be read.
+        """
+        try:
+            return cls(zoo, keras.saving.load_model(base_path(zoo), compile=False), data)
+        except Exception as error:  # Keras raises whatever went wrong inside
+            reason = str(error).splitlines()[0]
+            raise DamagedFileError(
+                f"{base_path(zoo)} cannot be read ({reason}): delete it, and the same command makes it again"
+            ) from None
 
 
 def base_path(zoo: Path) -> Path:
@@ -113,6 +123,8 @@ def cut(base: Any, recipe: Recipe) -> Any:
     Raises:
         ModelError: the recipe does not fit.
     """
+    if recipe.build or recipe.drop:
+        raise ModelError("this version makes no recipes with other architectures or without blocks")
     network = slice_model(base, recipe.keep)
     return decompose(network, recipe.ranks) if recipe.ranks else network
 
@@ -128,6 +140,8 @@ def read_order(path: Path) -> dict[str, list[int]]:
 
 
 def _nested(bench: Bench, recipes: Mapping[str, Recipe], order: Mapping[str, list[int]]) -> dict[str, Any]:
+    if any(recipe.ranks for recipe in recipes.values()):
+        raise UsageError("this version decomposes no subnetworks")
     ladder = [{group: _prefix(kept) for group, kept in recipe.keep.items()} for recipe in recipes.values()]
     (training,) = {recipe.training for recipe in recipes.values()}
     family = train_jointly(

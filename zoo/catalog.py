@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,6 +15,9 @@ from fleetfoot.errors import DamagedFileError, InputError, NotAZooError, SchemaE
 from fleetfoot.files import Document, sha256
 from profiling.profile import Profile
 from zoo.recipe import Recipe
+
+BUILT_FILES = frozenset({"base/model.keras", "outcomes.parquet"})
+"""What a build makes beside the variants, whose hashes the manifest records."""
 
 
 class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,11 +81,15 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     peak_activation_bytes: int
     parity: float
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"variants/[\w.+-]+\.tflite", self.file):
+            raise ValueError(f"a variant's file is variants/NAME.tflite, not {self.file!r}")
+
 
 class Manifest(Document, frozen=True, kw_only=True):
     """``zoo.json``: written last, so that a directory without it is an unfinished build.
 
-    ``files`` has the hashes of what else the build made, by path.
+    ``files`` has the hashes of what else the build made, of ``BUILT_FILES``.
     """
 
     name: str
@@ -89,6 +97,15 @@ class Manifest(Document, frozen=True, kw_only=True):
     input: InputSpec
     variants: tuple[Variant, ...]
     files: dict[str, str] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.variants:
+            raise ValueError("a zoo has at least its base model")
+        if unknown := self.files.keys() - BUILT_FILES:
+            raise ValueError(f"no build makes {', '.join(sorted(unknown))}")
+        for variant in self.variants:
+            if missing := {"route", "test"} - variant.accuracy.keys():
+                raise ValueError(f"{variant.id} lacks the accuracy on {', '.join(sorted(missing))}")
 
 
 class Zoo:
@@ -146,10 +163,6 @@ class Zoo:
         if sha256(path) != variant.sha256:
             raise DamagedFileError(f"{path} is not the file that was built (its hash differs): build the zoo anew")
         return path
-
-    def profile_path(self, device_id: str) -> Path:
-        """Where the profile of a device is kept."""
-        return self.path / "profiles" / f"{device_id}.json"
 
     def profiles(self) -> Iterator[Profile]:
         """The profiles of all devices that this zoo was measured on, in order of their names."""

@@ -35,6 +35,13 @@ _FIXED = -1
 layers = keras.layers
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D)
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+_activations = keras.activations
+_ELEMENTWISE_ACTIVATIONS = (
+    _activations.linear, _activations.relu, _activations.relu6, _activations.leaky_relu, _activations.elu,
+    _activations.selu, _activations.celu, _activations.gelu, _activations.silu, _activations.mish,
+    _activations.tanh, _activations.sigmoid, _activations.hard_sigmoid, _activations.hard_silu,
+    _activations.hard_tanh, _activations.softplus, _activations.softsign, _activations.exponential,
+)  # fmt: skip
 _ELEMENTWISE_MERGES = (
     layers.Add,
     layers.Subtract,
@@ -115,7 +122,7 @@ def slice_model(model: Any, keep: Keep) -> Any:
         return copy_layer(layer, **{"units" if isinstance(layer, layers.Dense) else "filters": size})
 
     sliced = rebuild(model, new_layer)
-    for layer in model.layers:
+    for layer in (layer for layer in model.layers if layer.weights):
         kept = positions.get(layer.name, {})
         sliced.get_layer(layer.name).set_weights(
             [take(weight.numpy(), kept.get(weight.name, {}), np.take) for weight in layer.weights]
@@ -214,10 +221,10 @@ def _outgoing(call: Call, incoming: list[Labels], make: Callable[[Any, int], Lab
             return incoming[0]
         if layer.name not in flow.made:
             flow.made[layer.name] = make(layer, size)
-        if layer.activation is keras.activations.softmax:
-            flow.fix(flow.made[layer.name], "a softmax compares it with the others")
+        if layer.activation not in _ELEMENTWISE_ACTIVATIONS:
+            flow.fix(flow.made[layer.name], f"the {_name(layer.activation)} of {layer.name} may compare channels")
         return flow.made[layer.name]
-    if isinstance(layer, layers.Flatten):
+    if isinstance(layer, layers.Flatten) and _is_channels_last(layer):
         return np.tile(incoming[0], math.prod(call.inputs[0].shape[1:-1]))
     if isinstance(layer, layers.Concatenate) and layer.axis in (-1, len(call.outputs[0].shape) - 1):
         return np.concatenate(incoming)
@@ -238,7 +245,16 @@ def _enter(flow: _Flow, layer: Any, incoming: Labels) -> None:
 
 
 def _makes_channels(layer: Any) -> bool:
-    return isinstance(layer, layers.Dense) or (isinstance(layer, _CONVOLUTIONS) and layer.groups == 1)
+    whole = isinstance(layer, _CONVOLUTIONS) and layer.groups == 1 and _is_channels_last(layer)
+    return whole or isinstance(layer, layers.Dense)
+
+
+def _is_channels_last(layer: Any) -> bool:
+    return getattr(layer, "data_format", "channels_last") == "channels_last"
+
+
+def _name(activation: Any) -> str:
+    return str(getattr(activation, "__name__", type(activation).__name__))
 
 
 def _keeps_channels(layer: Any) -> bool:
@@ -246,12 +262,12 @@ def _keeps_channels(layer: Any) -> bool:
     if isinstance(layer, layers.BatchNormalization):
         return layer.axis in (-1, len(layer.input.shape) - 1)
     if isinstance(layer, _DEPTHWISE):
-        return bool(layer.depth_multiplier == 1)
+        return layer.depth_multiplier == 1 and _is_channels_last(layer)
     if isinstance(layer, layers.Activation):
-        return layer.activation is not keras.activations.softmax
+        return layer.activation in _ELEMENTWISE_ACTIVATIONS
     if isinstance(layer, layers.Rescaling):
         return np.ndim(layer.scale) == 0 and np.ndim(layer.offset) == 0
-    return isinstance(layer, _CHANNELWISE)
+    return isinstance(layer, _CHANNELWISE) and _is_channels_last(layer)
 
 
 def _weight_axes(layer: Any, flow: _Flow) -> dict[str, dict[int, Labels]]:
@@ -314,6 +330,8 @@ def _find_groups(flow: _Flow) -> dict[str, ChannelGroup]:
 def _why_fixed(flow: _Flow, members: Sequence[str], channels: Labels) -> str:
     if any(len(set(flow.made[name].tolist())) < len(flow.made[name]) for name in members):
         return "some of its channels are tied to each other"
+    if any(len(flow.made[name]) < len(channels) for name in members):
+        return "some of its layers make only a part of its channels"
     return next((flow.fixed[int(label)] for label in channels if int(label) in flow.fixed), "")
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from fleetfoot.console import NumberList, WordList, command, note, print_json, print_table
-from fleetfoot.errors import DamagedFileError
+from fleetfoot.console import NumberList, WordList, command, note, print_json, print_table, warn
+from fleetfoot.errors import DamagedFileError, SchemaError
 from profiling.profile import Profile
 from zoo.catalog import Manifest, Zoo
 
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
               help="Fractions of the multiply-accumulates of nested subnetworks, ascending.")  # fmt: skip
 @click.option("--quantize", type=WordList(), default="int8", show_default=True, metavar="FORMAT,…",
               help="Number formats of the base model to add.")  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the splits and of all training.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the splits and of all training."
+)
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Variants made at once.")
 @click.option("--overwrite", is_flag=True, help="Delete the zoo that is there first.")
 @click.option("--dry-run", is_flag=True, help="Say what would be made, how long and how big.")
@@ -83,7 +85,9 @@ def inspect_zoo(path: Path, verify: bool, as_json: bool) -> None:
     zoo = Zoo.open(path)
     problems = zoo.problems() if verify else []
     if as_json:
-        print_json(msgspec.json.encode(_Inspection(zoo.manifest, list(zoo.profiles()), problems if verify else None)))
+        print_json(
+            msgspec.json.encode(_Inspection(zoo.manifest, _readable_profiles(zoo), problems if verify else None))
+        )
     else:
         _print_variants(zoo)
     if problems:
@@ -101,7 +105,7 @@ class _Inspection(msgspec.Struct):
 
 
 def _print_variants(zoo: Zoo) -> None:
-    profiles = list(zoo.profiles())
+    profiles = _readable_profiles(zoo)
     base = zoo.manifest.variants[0]
     columns = ["variant", "test accuracy", "MACs", "parameters", "file"]
     columns += [f"ms on {profile.device.processor}" for profile in profiles]
@@ -121,6 +125,17 @@ def _print_variants(zoo: Zoo) -> None:
         columns,
         rows,
     )
+
+
+def _readable_profiles(zoo: Zoo) -> list[Profile]:
+    """The profiles that can be shown; of the others there is a warning."""
+    profiles = []
+    for path in sorted((zoo.path / "profiles").glob("*.json")):
+        try:
+            profiles.append(Profile.read(path))
+        except SchemaError as error:
+            warn(str(error))
+    return profiles
 
 
 def _latency(profile: Profile, variant: str) -> str:

@@ -39,7 +39,7 @@ def decompose(model: Any, ranks: Mapping[str, LayerRank]) -> Any:
         return layer(thin[layer.name](*args)) if layer.name in ranks else layer(*args, **kwargs)
 
     decomposed = rebuild(model, new_layer, call)
-    for layer in model.layers:
+    for layer in (layer for layer in model.layers if layer.weights):
         if layer.name in ranks:
             first, second = factors[layer.name]
             thin[layer.name].set_weights([first])

@@ -9,10 +9,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fleetfoot.errors import ModelError, UsageError
 from zoo.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from zoo.backend import keras
 from zoo.datasets import Dataset
+
+_TOLERANCE = 1e-3
 
 
 def base_model(name: str | None, dataset: Dataset) -> Any:
@@ -29,7 +33,11 @@ def base_model(name: str | None, dataset: Dataset) -> Any:
 
 def is_file(name: str | None) -> bool:
     """Whether the name of a model is that of a file rather than of a built-in network."""
-    return name is not None and (os.sep in name or Path(name).suffix != "" or Path(name).exists())
+    return (
+        name is not None
+        and name not in ARCHITECTURES
+        and (os.sep in name or Path(name).suffix != "" or Path(name).exists())
+    )
 
 
 def new_base(name: str, dataset: Dataset) -> Any:
@@ -51,16 +59,17 @@ def load_base(path: Path, dataset: Dataset) -> Any:
     """
     try:
         model = keras.saving.load_model(path, compile=False)
-    except (ValueError, TypeError, OSError) as error:
+    except Exception as error:  # Keras raises whatever went wrong inside
         raise ModelError(f"{path} cannot be loaded as a Keras model: {str(error).splitlines()[0]}") from None
     model = _as_functional(model, path)
     _check_input(model, dataset, path)
+    _check_type(model, dataset, path)
     return _check_output(model, dataset, path)
 
 
 def _as_functional(model: Any, path: Path) -> Any:
     if isinstance(model, keras.Sequential):
-        model = keras.Model(model.inputs, model.outputs, name=model.name)
+        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     if not isinstance(model, keras.src.models.functional.Functional):
         raise ModelError(f"{path} is a subclassed model, whose layers cannot be seen: make it Sequential or Functional")
     if len(model.inputs) != 1 or len(model.outputs) != 1:
@@ -77,6 +86,12 @@ def _check_input(model: Any, dataset: Dataset, path: Path) -> None:
         raise ModelError(f"{path} takes inputs of shape {shape}, and {dataset.name} has {dataset.input.shape}")
 
 
+def _check_type(model: Any, dataset: Dataset, path: Path) -> None:
+    dtype = model.inputs[0].dtype
+    if dtype != dataset.input.dtype:
+        raise ModelError(f"{path} takes {dtype} inputs, and {dataset.name} has {dataset.input.dtype}")
+
+
 def _check_output(model: Any, dataset: Dataset, path: Path) -> Any:
     """The model, ended by a softmax where it gives logits."""
     output = model.outputs[0]
@@ -85,11 +100,18 @@ def _check_output(model: Any, dataset: Dataset, path: Path) -> Any:
             f"{path} answers with shape {tuple(output.shape[1:])}, and {dataset.name} has "
             f"{len(dataset.classes)} classes: retrain its last layer for them"
         )
+    if _answers_probabilities(model):
+        return model
     last = output._keras_history.operation
     activation = getattr(getattr(last, "activation", None), "__name__", "linear")
-    if isinstance(last, keras.layers.Softmax) or activation == "softmax":
-        return model
     if activation != "linear":
         raise ModelError(f"{path} ends in {activation}, and must end in logits or a softmax over the classes")
     probabilities = keras.layers.Softmax(name="fleetfoot_probabilities")(output)
-    return keras.Model(model.inputs, probabilities, name=model.name)
+    return keras.Model(model.inputs[0], probabilities, name=model.name)
+
+
+def _answers_probabilities(model: Any) -> bool:
+    """Whether what a model answers to random inputs lies between 0 and 1 and adds up to 1."""
+    shape = [size or 1 for size in model.inputs[0].shape[1:]]
+    answers = model.predict(np.random.default_rng(0).random((8, *shape), np.float32), verbose=0)
+    return bool((answers >= 0).all() and np.allclose(answers.sum(axis=1), 1, atol=_TOLERANCE))

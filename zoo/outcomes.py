@@ -29,6 +29,13 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+class _About(msgspec.Struct):
+    """What the table says of itself in its metadata."""
+
+    schema_version: int
+    hashes: dict[str, str]
+
+
 class Outcomes:
     """The table, one row per input and variant, with the file hash of each variant it was made with.
 
@@ -46,7 +53,7 @@ class Outcomes:
     def write(self, path: Path) -> None:
         """Writes the table atomically as Parquet, the hashes in its metadata."""
         arrow = pa.Table.from_pandas(self.table, preserve_index=False)
-        about = {"schema_version": _SCHEMA_VERSION, "hashes": self.hashes}
+        about = _About(schema_version=_SCHEMA_VERSION, hashes=self.hashes)
         arrow = arrow.replace_schema_metadata({"fleetfoot": msgspec.json.encode(about)})
         with atomic_path(path) as temporary:
             pq.write_table(arrow, temporary)
@@ -63,14 +70,14 @@ class Outcomes:
             raise NotAZooError(f"{path} does not exist: run build-zoo anew")
         try:
             arrow = pq.read_table(path)
-            about = msgspec.json.decode((arrow.schema.metadata or {})[b"fleetfoot"])
-        except (pa.ArrowException, KeyError, OSError) as error:
+            about = msgspec.json.decode((arrow.schema.metadata or {})[b"fleetfoot"], type=_About)
+        except (pa.ArrowException, KeyError, OSError, msgspec.DecodeError) as error:
             raise SchemaError(f"{path} is damaged or no outcomes table: {error}; run build-zoo anew") from None
-        if about["schema_version"] > _SCHEMA_VERSION:
+        if about.schema_version > _SCHEMA_VERSION:
             raise SchemaError(f"{path} was written by a newer Fleetfoot: upgrade fleetfoot")
         if missing := set(_COLUMNS) - set(arrow.column_names):
             raise SchemaError(f"{path} lacks the columns {', '.join(sorted(missing))}")
-        return cls(arrow.to_pandas(), about["hashes"])
+        return cls(arrow.to_pandas(), about.hashes)
 
     def require_current(self, hashes: Mapping[str, str]) -> None:
         """Makes sure that the table is of the variants with these file hashes.
@@ -83,7 +90,7 @@ class Outcomes:
 
     def matrix(self, column: str, split: str, variants: Sequence[str]) -> pd.DataFrame:
         """One column of a split as a table of inputs (rows) by variants (columns, in the order given)."""
-        rows = self.table[self.table["split"] == split]
+        rows = self.table[self.table["split"] == split].drop_duplicates(["input", "variant"])
         return rows.pivot(index="input", columns="variant", values=column)[list(variants)]
 
     def accuracy(self, split: str) -> dict[str, float]:

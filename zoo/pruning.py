@@ -16,6 +16,8 @@ WIDTH_MULTIPLE = 8
 
 def round_width(width: float, size: int) -> int:
     """The multiple of ``WIDTH_MULTIPLE`` nearest to a wanted width, at least one of them, at most ``size``."""
+    if width >= size:
+        return size
     return min(size, max(WIDTH_MULTIPLE, WIDTH_MULTIPLE * round(width / WIDTH_MULTIPLE)))
 
 
@@ -28,8 +30,7 @@ def filter_norms(model: Any, group: ChannelGroup) -> npt.NDArray[np.float64]:
     for producer in group.producers:
         kernel = model.get_layer(producer).kernel.numpy()
         per_filter = np.square(kernel, dtype=np.float64).sum(axis=tuple(range(kernel.ndim - 1)))
-        # A group's producers share its channels in order; one that makes only some of them is at the front.
-        squares[: len(per_filter)] += per_filter
+        squares += per_filter
     norms: npt.NDArray[np.float64] = np.sqrt(squares)
     return norms
 

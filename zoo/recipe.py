@@ -7,8 +7,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from fleetfoot.errors import UsageError
-
 Scheme = Literal["spatial", "dense"]
 QUANTIZATIONS = ("int8",)
 
@@ -52,7 +50,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def __post_init__(self) -> None:
         if self.quantize is not None and self.quantize not in QUANTIZATIONS:
-            raise UsageError(f"unknown quantisation {self.quantize!r}: there is {', '.join(QUANTIZATIONS)}")
+            raise ValueError(f"unknown quantisation {self.quantize!r}: there is {', '.join(QUANTIZATIONS)}")
 
     @property
     def digest(self) -> str:

@@ -49,10 +49,15 @@ class BuildRecord(Document, frozen=True, kw_only=True):
             classes=dataset.classes,
             input=dataset.input,
             splits={name: indices.tolist() for name, indices in splits.items()},
-            versions={name: version(name) for name in ("tensorflow", "keras", "ai-edge-litert", "numpy")}
-            | {"fleetfoot": __version__, "python": platform.python_version()},
+            versions=tool_versions(),
         )
 
     def indices(self) -> dict[Split, Indices]:
         """The splits as index arrays."""
         return {name: np.array(indices, dtype=np.intp) for name, indices in self.splits.items()}
+
+
+def tool_versions() -> dict[str, str]:
+    """The versions of everything that decides what a build makes."""
+    packages = {name: version(name) for name in ("tensorflow", "keras", "ai-edge-litert", "numpy")}
+    return packages | {"fleetfoot": __version__, "python": platform.python_version()}

@@ -135,7 +135,7 @@ class _Subnetwork:
         self.model = slice_model(shared, widths)
         positions = kept_positions(shared, widths)
         self._sources = []
-        for layer in shared.layers:
+        for layer in (layer for layer in shared.layers if layer.weights):
             own = self.model.get_layer(layer.name)
             for source, target in zip(layer.trainable_variables, own.trainable_variables, strict=True):
                 self._sources.append((source, target, positions.get(layer.name, {}).get(source.name, {})))

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import click
 import pytest
-from tests.conftest import run
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetfoot import __version__
 from fleetfoot.console import NumberList, WordList, command, note, print_json, print_table, progress, warn
 from fleetfoot.errors import DataError, UsageError
+from tests.conftest import run
 
 
 @command("greet", example="greet --name Ada --times 3")
@@ -153,7 +153,9 @@ def test_a_reader_that_goes_away_causes_no_traceback(finished_zoo: Path) -> None
     reader, writer = os.pipe()
     os.close(reader)
     program = Path(sys.executable).parent / "inspect-zoo"
-    done = subprocess.run([program, finished_zoo, "--json"], stdout=writer, stderr=subprocess.PIPE, check=False, text=True)
+    done = subprocess.run(
+        [program, finished_zoo, "--json"], stdout=writer, stderr=subprocess.PIPE, check=False, text=True
+    )
     os.close(writer)
     assert "Traceback" not in done.stderr
     assert done.returncode != 0
@@ -199,17 +201,11 @@ def test_the_command_line_wins_over_the_file_wherever_it_stands(
     assert capsys.readouterr().out.splitlines() == ["('Ada', 5, (0.5,), ('a', 'b'), False, None)"] * 2
 
 
-def test_option_names_in_a_file_are_written_as_on_the_command_line(tmp_path: Path) -> None:
-    path = config(tmp_path, f"out: {tmp_path}/zoo\nlow-rank: [2]\nmodel: none.keras\n")
-    failed = run("build-zoo", "--config", path)
-    assert failed.returncode in (1, 2)
-    assert "does not know" not in failed.stderr
-
-
-def test_a_required_option_may_come_from_the_file(tmp_path: Path) -> None:
-    done = run("build-zoo", "--config", config(tmp_path, f"out: {tmp_path}/zoo\ndata: no-such-data\n"))
-    assert done.returncode == 2
-    assert "unknown dataset 'no-such-data'" in done.stderr
+def test_any_option_may_come_from_the_file_under_its_name_on_the_command_line(tmp_path: Path) -> None:
+    path = config(tmp_path, f"out: {tmp_path}/zoo\nlow-rank: [0.5]\nepochs: 2\ndata: no-such-data\n")
+    refused = run("build-zoo", "--config", path)
+    assert refused.returncode == 2
+    assert refused.stderr == "build-zoo: unknown dataset 'no-such-data': there is digits (see build-zoo --help)\n"
 
 
 @pytest.mark.parametrize(
@@ -245,7 +241,6 @@ def test_an_empty_file_changes_nothing(capsys: pytest.CaptureFixture[str], tmp_p
     assert capsys.readouterr().out == "('you', 1, (0.5,), ('a', 'b'), False, None)\n"
 
 
-@pytest.mark.xfail(strict=True, reason="console._read_config hands click numbers where it expects text: a traceback")
 def test_a_number_where_a_path_belongs_is_a_path(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert call("--config", config(tmp_path, "to: 2024\n")) == 0
     assert "PosixPath('2024')" in capsys.readouterr().out

@@ -142,7 +142,6 @@ def test_a_premodel_that_does_not_pay_is_left_out_of_the_plan(zoo_copy: Path, wr
     assert [stage.name for stage in Plan.read(Plan.path(zoo_copy, HERE)).stages] == ["table"]
 
 
-@pytest.mark.xfail(strict=True, reason="inspect-zoo --verify reads the plans, and not the estimate beside them")
 def test_verifying_a_zoo_notices_an_estimate_that_is_not_the_one_of_its_plans(zoo_copy: Path) -> None:
     assert list(Zoo.open(zoo_copy).problems()) == []
     (zoo_copy / ESTIMATE_FILE).write_bytes(b"damaged")
@@ -185,7 +184,6 @@ def test_a_stale_profile_is_left_out_with_a_warning(zoo_copy: Path, capsys: pyte
     assert not Plan.path(zoo_copy, ELSEWHERE).exists()
 
 
-@pytest.mark.xfail(strict=True, reason="_pays takes the mean of no reports: RuntimeWarning")
 def test_a_device_on_which_no_budget_of_the_sweep_can_be_kept_goes_by_the_table(zoo_copy: Path) -> None:
     """The base model is so fast there that all budgets are below what any choice takes."""
     base, *_ = Zoo.open(zoo_copy).variants
@@ -227,7 +225,6 @@ def test_features_that_were_lost_or_are_of_other_names_are_computed_anew(zoo_cop
     pd.testing.assert_frame_equal(pd.read_parquet(path), features)
 
 
-@pytest.mark.xfail(strict=True, reason="pyarrow.ArrowInvalid: a traceback for the user")
 def test_damaged_features_are_computed_anew(zoo_copy: Path) -> None:
     path = zoo_copy / FEATURES_FILE
     path.write_bytes(path.read_bytes()[:1000])
@@ -263,7 +260,6 @@ def test_outcomes_that_are_no_table_are_refused(zoo_copy: Path, content: bytes) 
     assert "outcomes.parquet" in refused(zoo_copy, SchemaError)
 
 
-@pytest.mark.xfail(strict=True, reason="the message names the file, and no command")
 def test_damaged_outcomes_say_what_to_run(zoo_copy: Path) -> None:
     (zoo_copy / Outcomes.FILE).write_bytes(b"no parquet at all")
     assert "build-zoo" in refused(zoo_copy, SchemaError)
@@ -276,7 +272,6 @@ def test_outcomes_of_other_variants_are_stale(zoo_copy: Path) -> None:
     assert re.search("outcomes.parquet is of other variants.*: run build-zoo", refused(zoo_copy, StaleError))
 
 
-@pytest.mark.xfail(strict=True, reason="pandas KeyError: a traceback for the user")
 def test_outcomes_of_inputs_that_the_data_does_not_have_are_refused(zoo_copy: Path) -> None:
     outcomes = Outcomes.read(zoo_copy / Outcomes.FILE)
     Outcomes(outcomes.table.assign(input="x" + outcomes.table["input"]), outcomes.hashes).write(
@@ -296,7 +291,6 @@ def test_a_zoo_measured_elsewhere_only_says_what_to_run(zoo_copy: Path) -> None:
     assert re.search(f"has no profile of {HERE}: run ", refused(zoo_copy, ZooError))
 
 
-@pytest.mark.xfail(strict=True, reason="the estimate is written before the device is known to have a profile")
 def test_a_refused_training_leaves_the_premodel_as_it_was(zoo_copy: Path, write_correct: Any) -> None:
     change_profile(zoo_copy, lambda profile: scaled(profile, 2, ELSEWHERE))
     Zoo.open(zoo_copy).profile_path(HERE).unlink()

@@ -133,8 +133,8 @@ def converted_without_signature() -> bytes:
 
 def without_signatures(flatbuffer: bytes) -> bytes:
     """The model as old converters wrote it."""
-    from ai_edge_litert import schema_py_generated as schema
     import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(bytearray(flatbuffer), 0))
     model.signatureDefs = []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -29,7 +30,7 @@ def test_a_summary_is_what_numpy_says_of_the_samples(values: list[float]) -> Non
 def test_percentiles_ascend(values: list[float]) -> None:
     summary = summarize(values)
     ordered = [summary.min_ms, summary.p50_ms, summary.p90_ms, summary.p95_ms, summary.p99_ms, max(values)]
-    assert all(lower <= higher * (1 + 1e-12) for lower, higher in zip(ordered, ordered[1:], strict=False))
+    assert all(lower <= higher * (1 + 1e-12) for lower, higher in itertools.pairwise(ordered))
 
 
 @given(values=samples, factor=st.floats(min_value=0.1, max_value=10))

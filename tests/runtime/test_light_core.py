@@ -156,7 +156,6 @@ def test_the_commands_of_the_workstation_have_help_there(core: Python, module: s
     assert "Example:" in done.stdout
 
 
-@pytest.mark.xfail(strict=True, reason="a traceback that ends in ModuleNotFoundError")
 @pytest.mark.parametrize(
     ("module", "command", "arguments"),
     [("zoo.commands", "build_zoo", ("--out", "new")), ("premodel.commands", "train_premodel", (".",))],

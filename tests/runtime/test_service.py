@@ -129,7 +129,6 @@ def test_marshal_is_not_read_once_connected(proxy: Any, images: Any) -> None:
         proxy.infer(images[0].tolist(), FOREVER)
 
 
-@pytest.mark.xfail(strict=True, reason="Pyro5 reads the marshalled annotation of a serialized blob")
 def test_marshal_is_not_read_beside_a_request_either(serve: Any, finished_zoo: Path, images: Any) -> None:
     """These bytes are a set that holds a tuple that holds itself: reading them kills Python."""
     service = serve(finished_zoo, "--port", 0)
@@ -146,7 +145,6 @@ def test_marshal_is_not_read_beside_a_request_either(serve: Any, finished_zoo: P
         assert isinstance(selector.infer(images[0], FOREVER), Answer)
 
 
-@pytest.mark.xfail(strict=True, reason="Pyro5 makes a Proxy of it, and NumPy asks the Proxy for its length")
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: [x]], ids=["alone", "in a list"])
 @pytest.mark.usefixtures("still_serves")
 def test_the_service_never_connects_to_where_a_request_points(proxy: Any, wrap: Callable[[Any], Any]) -> None:
@@ -304,7 +302,6 @@ def test_twenty_clients_at_once_get_the_right_answers(
     assert stats.chosen == {name: answered.count(name) for name in set(answered)}
 
 
-@pytest.mark.xfail(strict=True, reason="with 80 workers taken, the accepting thread waits for the 81st to speak")
 def test_connections_that_say_nothing_do_not_keep_the_service_from_ending(serve: Any, finished_zoo: Path) -> None:
     service = serve(finished_zoo, "--port", 0)
     silent = [socket.create_connection(service.address, timeout=5) for _ in range(90)]

@@ -59,7 +59,9 @@ def randomize(model: Any, seed: int) -> None:
         for weight in layer.weights:
             shape = tuple(weight.shape)
             if weight.name in ("moving_variance", "gamma"):
-                values = random.uniform(0.5, 2, shape) * (random.choice([-1, 1], shape) if weight.name == "gamma" else 1)
+                values = random.uniform(0.5, 2, shape) * (
+                    random.choice([-1, 1], shape) if weight.name == "gamma" else 1
+                )
             else:
                 fan_in = max(1, int(np.prod(shape[:-1]))) if len(shape) > 1 else 1
                 values = random.normal(0, 1, shape) / np.sqrt(fan_in)

@@ -75,9 +75,7 @@ def test_reordering_channels_keeps_the_function(network: Network, data: st.DataO
 @every_network
 @given(data=st.data(), seed=seeds)
 @few
-def test_a_slice_answers_as_if_the_other_channels_were_silent(
-    network: Network, data: st.DataObject, seed: int
-) -> None:
+def test_a_slice_answers_as_if_the_other_channels_were_silent(network: Network, data: st.DataObject, seed: int) -> None:
     model = network.random(seed)
     kept = data.draw(kept_channels(network))
     sliced = slice_model(model, kept)
@@ -145,7 +143,7 @@ def test_the_parameters_of_a_slice_are_those_of_a_network_built_that_wide(networ
 def test_the_network_that_is_sliced_stays_as_it_was(network: Network) -> None:
     model = network.random(0)
     before = model.get_weights()
-    sliced = slice_model(model, {name: 1 for name in network.groups})
+    sliced = slice_model(model, dict.fromkeys(network.groups, 1))
     randomize(sliced, 1)
     for weight, old in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, old)
@@ -181,6 +179,11 @@ def test_the_two_ways_of_a_projected_shortcut_are_one_group() -> None:
         (layers.LayerNormalization(), "how LayerNormalization treats channels is not known"),
         (layers.Conv2D(8, 3, groups=2), "how Conv2D treats channels is not known"),
         (layers.DepthwiseConv2D(3, depth_multiplier=2), "how DepthwiseConv2D treats channels is not known"),
+        pytest.param(
+            layers.DepthwiseConv2D(3, activation="softmax"),
+            "how DepthwiseConv2D treats channels is not known",
+            marks=pytest.mark.xfail(strict=True, reason="channels._keeps_channels: a depthwise layer's activation"),
+        ),
         (layers.Softmax(), "how Softmax treats channels is not known"),
         (layers.Activation("softmax"), "how Activation treats channels is not known"),
         (layers.Reshape((2, 18, 8)), "how Reshape treats channels is not known"),
@@ -227,7 +230,6 @@ def test_what_a_softmax_compares_is_never_cut() -> None:
         slice_model(model, {"attention": 3})
 
 
-@pytest.mark.xfail(strict=True, reason="channels._keeps_channels: of the activations only softmax counts as comparing")
 @pytest.mark.parametrize("activation", ["log_softmax", "sparsemax"])
 def test_what_another_activation_compares_is_never_cut(activation: str) -> None:
     inputs = keras.Input((4,), name="input")
@@ -303,30 +305,12 @@ def cut_or_refuse(model: Any, keep: Mapping[str, int | Sequence[int]]) -> Any:
         return None
 
 
-@pytest.mark.xfail(
-    strict=True, reason="channels.kept_positions: left, right and whole follow the order each for itself, unaligned"
-)
-def test_maps_joined_and_then_added_to_another_are_reordered_together_or_not_at_all() -> None:
-    model = joined_and_added()
-    x = inputs_for(model)
-    (name,) = cuttable_groups(model) or ("left",)
-    permuted = cut_or_refuse(model, {name: list(reversed(range(10)))})
-    assert permuted is None or relative_difference(answers(permuted, x), answers(model, x)) < 1e-5
+def test_maps_joined_and_then_added_to_another_are_never_cut() -> None:
+    group = channel_groups(joined_and_added())["left"]
+    assert set(group.producers) == {"left", "right", "whole"}
+    assert group.fixed == "some of its layers make only a part of its channels"
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="channels.slice_model: a producer left without channels")
-def test_maps_joined_and_then_added_to_another_are_cut_together_or_not_at_all() -> None:
-    model = joined_and_added()
-    x = inputs_for(model)
-    (name,) = cuttable_groups(model) or ("left",)
-    cut = cut_or_refuse(model, {name: 4})  # the prefix that leaves nothing of the right map
-    silent = copied(model)
-    rows = silent.get_layer("out").kernel
-    rows.assign(rows.numpy() * np.isin(range(10), range(4))[:, np.newaxis])
-    assert cut is None or relative_difference(answers(cut, x), answers(silent, x)) < 1e-5
-
-
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="channels: data_format is not looked at")
 def test_channels_first_are_left_alone_or_cut_rightly() -> None:
     inputs = keras.Input((3, 8, 8), name="input")
     x = layers.Conv2D(6, 3, data_format="channels_first", name="a")(inputs)
@@ -334,13 +318,10 @@ def test_channels_first_are_left_alone_or_cut_rightly() -> None:
     x = layers.GlobalAveragePooling2D(data_format="channels_first")(x)
     model = keras.Model(inputs, layers.Dense(4, name="out")(x))
     randomize(model, 0)
-    groups = channel_groups(model)
     x = inputs_for(model)
     for name, size in (("a", 6), ("b", 5)):
-        assert groups[name].fixed or groups[name].size == size
-        if not groups[name].fixed:
-            permuted = permute_model(model, {name: list(reversed(range(size)))})
-            assert relative_difference(answers(permuted, x), answers(model, x)) < 1e-5
+        permuted = cut_or_refuse(model, {name: list(reversed(range(size)))})
+        assert permuted is None or relative_difference(answers(permuted, x), answers(model, x)) < 1e-5
 
 
 def test_an_unknown_group_is_refused_naming_those_that_exist() -> None:
@@ -365,7 +346,6 @@ def test_an_order_that_is_no_permutation_is_refused(order: list[int]) -> None:
         permute_model(NETWORKS["chain"].build(), {"a": order})
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="graph.rebuild: Keras names the copy of an unnamed input anew")
 def test_an_input_without_a_name_of_its_own_is_no_hindrance() -> None:
     inputs = keras.Input((4,))
     x = layers.Dense(6, activation="relu", name="hidden")(inputs)

@@ -47,9 +47,7 @@ def test_a_file_takes_one_raw_input_and_gives_probabilities(exported: Path) -> N
 
 
 def test_inputs_of_another_number_type_are_taken_too(exported: Path, inputs: Any) -> None:
-    np.testing.assert_array_equal(
-        predict(exported, "base", inputs.astype(np.uint8)), predict(exported, "base", inputs)
-    )
+    np.testing.assert_array_equal(predict(exported, "base", inputs.astype(np.uint8)), predict(exported, "base", inputs))
 
 
 def test_several_networks_are_signatures_of_one_file(base: Any, inputs: Any, tmp_path: Path) -> None:
@@ -65,15 +63,15 @@ def test_several_networks_are_signatures_of_one_file(base: Any, inputs: Any, tmp
         assert parity(network, path, name, inputs, None) <= FLOAT_TOLERANCE
 
 
-def test_an_int8_file_is_smaller_and_still_mostly_right(
-    base: Any, exported: Path, digits: Any, tmp_path: Path
-) -> None:
+def test_an_int8_file_is_smaller_and_still_mostly_right(base: Any, exported: Path, digits: Any, tmp_path: Path) -> None:
     path = tmp_path / "int8.tflite"
     export({"base": base}, path, quantize="int8", calibration=digits.x[:100])
     assert path.stat().st_size < 0.5 * exported.stat().st_size
     runner = Model(path).runner("base")
     assert runner.input.dtype == runner.output.dtype == np.float32
-    same = predict(path, "base", digits.x[:200]).argmax(axis=1) == predict(exported, "base", digits.x[:200]).argmax(axis=1)
+    same = predict(path, "base", digits.x[:200]).argmax(axis=1) == predict(exported, "base", digits.x[:200]).argmax(
+        axis=1
+    )
     assert same.mean() > 0.9
     assert parity(base, path, "base", digits.x[:20], "int8") > FLOAT_TOLERANCE
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,6 @@ def test_a_softmax_of_any_kind_is_not_doubled(tmp_path: Path, digits: Dataset, l
     np.testing.assert_array_equal(answers(loaded, digits.x[:3]), answers(model, digits.x[:3]))
 
 
-@pytest.mark.xfail(strict=True, raises=UserWarning, reason="models: keras.Model of lists warns whenever it is called")
 @pytest.mark.parametrize("kind", ["sequential", "logits"])
 def test_a_model_that_was_changed_is_called_without_a_warning(tmp_path: Path, digits: Dataset, kind: str) -> None:
     model = functional(activation=None)
@@ -130,9 +128,7 @@ def test_a_missing_file_is_named(tmp_path: Path, digits: Dataset) -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.9])
-def test_a_truncated_file_is_named_in_one_line(
-    tmp_path: Path, digits: Dataset, base_file: Path, share: float
-) -> None:
+def test_a_truncated_file_is_named_in_one_line(tmp_path: Path, digits: Dataset, base_file: Path, share: float) -> None:
     data = base_file.read_bytes()
     path = tmp_path / "model.keras"
     path.write_bytes(data[: int(share * len(data))])
@@ -141,7 +137,6 @@ def test_a_truncated_file_is_named_in_one_line(
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.xfail(strict=True, raises=zipfile.BadZipFile, reason="models.load_base: BadZipFile is neither ValueError nor OSError")
 @pytest.mark.parametrize("where", [0.3, 0.7, 0.99])
 def test_a_damaged_file_is_named_or_its_answers_are_what_they_were(
     tmp_path: Path, digits: Dataset, base_file: Path, where: float

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleetfoot.errors import UsageError
 from zoo.recipe import LayerRank, Recipe, Training
 
 FULL = Recipe(
@@ -92,8 +91,10 @@ def test_a_field_that_says_the_default_is_as_if_absent() -> None:
 
 
 def test_an_unknown_quantisation_is_refused_naming_those_that_exist() -> None:
-    with pytest.raises(UsageError, match="unknown quantisation 'int3': there is int8"):
+    with pytest.raises(ValueError, match="unknown quantisation 'int3': there is int8"):
         Recipe(quantize="int3")
+    with pytest.raises(msgspec.ValidationError, match="unknown quantisation 'int3': there is int8"):
+        msgspec.json.decode('{"quantize": "int3"}', type=Recipe)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import ClassVar
 import msgspec
 
 from fleetfoot.console import warn
+from fleetfoot.errors import ZooError
 from zoo.catalog import Variant
 from zoo.recipe import Recipe
 
@@ -56,7 +57,10 @@ class Journal:
         if len(whole) < len(data):
             warn(f"{self._path}: the last line was cut short and is dropped")
             os.truncate(self._path, len(whole))
-        return [msgspec.json.decode(line, type=Trial) for line in whole.splitlines()]
+        try:
+            return [msgspec.json.decode(line, type=Trial) for line in whole.splitlines()]
+        except msgspec.DecodeError as error:
+            raise ZooError(f"{self._path} is damaged ({error}): delete it, and its variants are made again") from None
 
 
 def _identity(recipes: Sequence[Recipe]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from fleetfoot.console import warn
 from fleetfoot.errors import UsageError
 from zoo.lowrank import ranks_for_energy
 from zoo.pruning import keep_by_norm
-from zoo.recipe import Recipe, Training
+from zoo.recipe import QUANTIZATIONS, Recipe, Training
 from zoo.search.journal import Trial
 from zoo.subnetworks import width_ladder
 
@@ -72,6 +72,8 @@ class Grid:
         for energy in options.low_rank:
             alone[f"lowrank-{energy:g}"] = Recipe(ranks=ranks_for_energy(model, energy), training=training)
         for numbers in options.quantize:
+            if numbers not in QUANTIZATIONS:
+                raise UsageError(f"unknown quantisation {numbers!r}: there is {', '.join(QUANTIZATIONS)}")
             alone[f"base-{numbers}"] = Recipe(quantize=numbers)
         together = {}
         if options.subnetworks:
@@ -79,7 +81,7 @@ class Grid:
             for fraction, widths in zip(options.subnetworks, width_ladder(model, options.subnetworks), strict=True):
                 together[f"sub-{fraction:g}"] = Recipe(order=order_file, keep=dict(widths), training=jointly)
         proposals = [Proposal(recipes={name: recipe}) for name, recipe in _distinct(alone).items()]
-        return proposals + ([Proposal(recipes=together)] if together else [])
+        return proposals + ([Proposal(recipes=_distinct(together))] if together else [])
 
 
 def _distinct(recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
