@@ -147,7 +147,7 @@ class Selector:
         """
         if variant not in self._profiled.mean_ms:
             raise RequestError(f"no variant {variant!r}: there are {', '.join(self._profiled.mean_ms)}")
-        if not isinstance(ms, Real) or not math.isfinite(ms) or ms <= 0:
+        if isinstance(ms, bool) or not isinstance(ms, Real) or not math.isfinite(ms) or ms <= 0:
             raise RequestError(f"a latency is a positive number of milliseconds, not {ms!r}")
         with self._lock:
             self._slowdown.observe(self._profiled.mean_ms[variant], float(ms))

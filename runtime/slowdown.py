@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _WEIGHT = 0.15
-_OUTLIER = 1.5
+_OUTLIER = 2.0
 _FORGETTING = 0.02
 _MOST = 100.0
 
@@ -11,7 +11,7 @@ _MOST = 100.0
 class Slowdown:
     """An exponentially weighted mean and variance of observed over expected latency.
 
-    One observation counts as at most one and a half times the current mean, so that a single preemption
+    One observation counts as at most twice the current mean, so that a single preemption
     hardly moves it; a device that stays slow is believed within a few runs.
     """
 

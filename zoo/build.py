@@ -24,7 +24,7 @@ from profiling.device import Device, connect_device
 from profiling.profile import Profile
 from zoo.backend import make_deterministic, tf
 from zoo.candidates import Bench, base_path, make_candidate
-from zoo.catalog import BUILT_FILES, Manifest, Variant, Zoo
+from zoo.catalog import BUILT_FILES, Manifest, Variant, Zoo, profile_path
 from zoo.datasets import Dataset, Indices, Split, load_dataset
 from zoo.finetune import TrainingData, train
 from zoo.measure import profile_variants, record_outcomes
@@ -111,7 +111,7 @@ def _make_room(out: Path, overwrite: bool) -> None:
         raise NotAZooError(f"{out} holds something that is no zoo: name an empty or a new directory")
     if overwrite:  # what says that this is a zoo goes last, so that a kill in between can be mended
         for entry in sorted(out.iterdir(), key=lambda entry: entry in documents):
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 @contextmanager
@@ -128,9 +128,12 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _discard_damaged(zoo: Zoo) -> None:
-    """Deletes what is not as it was built, so that the stages make it again; variants are checked by their own."""
-    for name, digest in zoo.manifest.files.items():
-        path = zoo.path / name
+    """Deletes what is not as it was built, so that the stages make it again; variants are checked by their own.
+
+    ``build.json`` stays: it is what the options were compared with.
+    """
+    for name in BUILT_FILES - {BuildRecord.FILE}:
+        path, digest = zoo.path / name, zoo.manifest.files.get(name)
         if path.exists() and sha256(path) != digest:
             warn(f"{path} is not the file that was built, and is made again")
             path.unlink()
@@ -230,7 +233,7 @@ def _ensure_profile(out: Path, variants: Sequence[Variant], device: Device) -> N
 def _is_profiled(out: Path, hashes: Mapping[str, str], device: Device) -> bool:
     """Whether there is a readable profile of the device that covers the variants."""
     try:
-        return Profile.read(out / "profiles" / f"{device.info().id}.json").covers(hashes)
+        return Profile.read(profile_path(out, device.info().id)).covers(hashes)
     except (NotAZooError, SchemaError):
         return False
 

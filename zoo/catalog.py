@@ -16,7 +16,7 @@ from fleetfoot.files import Document, sha256
 from profiling.profile import Profile
 from zoo.recipe import Recipe
 
-BUILT_FILES = frozenset({"base/model.keras", "outcomes.parquet"})
+BUILT_FILES = frozenset({"build.json", "base/model.keras", "outcomes.parquet"})
 """What a build makes beside the variants, whose hashes the manifest records."""
 
 
@@ -108,6 +108,11 @@ class Manifest(Document, frozen=True, kw_only=True):
                 raise ValueError(f"{variant.id} lacks the accuracy on {', '.join(sorted(missing))}")
 
 
+def profile_path(zoo: Path, device_id: str) -> Path:
+    """Where the profile of a device is kept in a zoo directory, finished or not."""
+    return zoo / "profiles" / f"{device_id}.json"
+
+
 class Zoo:
     """A finished zoo directory."""
 
@@ -163,6 +168,10 @@ class Zoo:
         if sha256(path) != variant.sha256:
             raise DamagedFileError(f"{path} is not the file that was built (its hash differs): build the zoo anew")
         return path
+
+    def profile_path(self, device_id: str) -> Path:
+        """Where the profile of a device is kept."""
+        return profile_path(self.path, device_id)
 
     def profiles(self) -> Iterator[Profile]:
         """The profiles of all devices that this zoo was measured on, in order of their names."""

@@ -262,7 +262,8 @@ def _keeps_channels(layer: Any) -> bool:
     if isinstance(layer, layers.BatchNormalization):
         return layer.axis in (-1, len(layer.input.shape) - 1)
     if isinstance(layer, _DEPTHWISE):
-        return layer.depth_multiplier == 1 and _is_channels_last(layer)
+        elementwise = layer.activation in _ELEMENTWISE_ACTIVATIONS
+        return elementwise and layer.depth_multiplier == 1 and _is_channels_last(layer)
     if isinstance(layer, layers.Activation):
         return layer.activation in _ELEMENTWISE_ACTIVATIONS
     if isinstance(layer, layers.Rescaling):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,7 +67,8 @@ def write_litert(
     Raises:
         ExportError: the converter refuses.
     """
-    with tempfile.TemporaryDirectory() as directory, silenced() as log:
+    with tempfile.TemporaryDirectory() as directory, silenced() as log, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the converter uses what it calls deprecated
         archive = keras.export.ExportArchive()
         for network in tracked:
             archive.track(network)

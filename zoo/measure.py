@@ -11,7 +11,7 @@ import pandas as pd
 from fleetfoot.console import progress
 from profiling.device import Device
 from profiling.profile import Profile, Target
-from zoo.catalog import Variant
+from zoo.catalog import Variant, profile_path
 from zoo.datasets import Dataset, Indices, Split
 from zoo.export import predict
 from zoo.outcomes import Outcomes, variant_outcomes
@@ -27,7 +27,7 @@ def profile_variants(zoo: Path, variants: Sequence[Variant], device: Device, thr
     """
     targets = [Target(variant.id, zoo / variant.file, variant.signature) for variant in variants]
     profile = device.measure(targets, threads=threads)
-    profile.write(zoo / "profiles" / f"{profile.device_id}.json")
+    profile.write(profile_path(zoo, profile.device_id))
     return profile
 
 

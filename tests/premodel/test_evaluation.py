@@ -97,13 +97,13 @@ HULL_ACCURACY, HULL_MS = np.array([0.5, 0.6, 0.9, 0.7]), np.array([1.0, 2.0, 3.0
     ("at_ms", "accuracy"), [(1.0, 0.5), (1.5, 0.6), (2.0, 0.7), (2.5, 0.8), (3.0, 0.9), (3.5, 0.9), (9.0, 0.9)]
 )
 def test_the_random_mix_follows_the_upper_hull(at_ms: float, accuracy: float) -> None:
-    mix = random_mix(HULL_ACCURACY, HULL_MS, at_ms)
+    mix = random_mix(HULL_ACCURACY, HULL_ACCURACY, HULL_MS, at_ms)
     assert mix.accuracy == pytest.approx(accuracy)
-    assert mix.mean_ms == at_ms
+    assert mix.mean_ms == min(at_ms, 3.0)
 
 
 def test_the_random_mix_below_the_fastest_variant_is_that_variant_at_its_own_latency() -> None:
-    mix = random_mix(HULL_ACCURACY, HULL_MS, 0.5)
+    mix = random_mix(HULL_ACCURACY, HULL_ACCURACY, HULL_MS, 0.5)
     assert (mix.accuracy, mix.mean_ms) == (0.5, 1.0)
 
 
@@ -118,7 +118,13 @@ def test_a_slower_random_mix_is_never_worse(
     accuracy, mean_ms = map(np.array, zip(*variants, strict=True))
     faster, slower = sorted([one_ms, other_ms])
     if faster >= mean_ms.min():
-        assert random_mix(accuracy, mean_ms, slower).accuracy >= random_mix(accuracy, mean_ms, faster).accuracy - 1e-9
+        fast, slow = (random_mix(accuracy, accuracy, mean_ms, at_ms).accuracy for at_ms in (faster, slower))
+        assert slow >= fast - 1e-9
+
+
+def test_the_random_mix_is_picked_on_other_inputs_than_it_is_scored_on() -> None:
+    mix = random_mix(np.array([0.9, 0.5]), np.array([0.6, 1.0]), np.array([1.0, 2.0]), 2.0)
+    assert (mix.accuracy, mix.mean_ms) == (0.6, 1.0)
 
 
 # --- the report of one budget ---

@@ -348,7 +348,7 @@ def test_the_command_prints_a_table_of_every_way_to_choose(zoo_copy: Path, capsy
     for column in ("budget ms", "static best", "random mix", "premodel", "oracle"):
         assert column in printed.out
     used = Evaluation.read(zoo_copy / f"premodel/evaluation-{HERE}.json").used
-    assert ("does not beat" in printed.err) == (not used)
+    assert ("does not beat" in printed.out) == (not used)
 
 
 @pytest.mark.parametrize("damaged", ["outcomes.parquet", "zoo.json", "build.json", f"profiles/{HERE}.json"])

@@ -110,6 +110,6 @@ def test_a_measurement_ends_when_the_mean_is_known_within_the_half_width() -> No
 
 @given(values=st.lists(latencies, min_size=60, max_size=120))
 def test_the_rule_is_the_half_width_between_floor_and_caps(values: list[float]) -> None:
-    effort = Effort(max_seconds=1e9)
+    effort = Effort(min_runs=60, relative_half_width=0.05, max_seconds=1e9)
     summary = summarize(values)
     assert measured_enough(values, effort) == (summary.half_width_ms <= 0.05 * summary.mean_ms)

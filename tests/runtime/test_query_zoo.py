@@ -124,7 +124,7 @@ def test_what_is_no_uri_is_refused(digit_file: Path) -> None:
 
 def test_an_image_of_another_size_is_refused_with_both_sizes(query: Query, tmp_path: Path) -> None:
     Image.new("L", (16, 9)).save(tmp_path / "large.png")
-    refused(query(tmp_path / "large.png"), 1, re.escape("the input has shape (9, 16, 1), and this zoo takes (8, 8, 1)"))
+    refused(query(tmp_path / "large.png"), 1, "is 16x9 pixels, and this zoo takes 8x8")
 
 
 @pytest.mark.parametrize("name", ["note.txt", "note.npy", "note.png"])

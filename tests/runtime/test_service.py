@@ -106,7 +106,7 @@ def test_a_bad_input_is_refused_whatever_the_client(proxy: Any, x: Any) -> None:
 
 @pytest.mark.usefixtures("still_serves")
 def test_wrong_arguments_are_refused(proxy: Any, images: Any) -> None:
-    for arguments in ((), (images[0].tolist(),), (1, 2, 3, 4)):
+    for arguments in ((), (images[0].tolist(),), (1, 2, 3, 4, 5)):
         with pytest.raises(TypeError):
             proxy.infer(*arguments)
 

@@ -168,7 +168,6 @@ def test_a_finished_zoo_whose_files_were_damaged_is_mended(
     assert list(Zoo.open(copy).problems()) == []
 
 
-@pytest.mark.xfail(strict=True, reason="build._discard_damaged deletes the record, and nothing writes it again")
 def test_a_finished_zoo_whose_record_was_altered_is_mended_or_refused(build: Call, copy: Path, few: list[str]) -> None:
     (copy / "build.json").write_bytes((copy / "build.json").read_bytes() + b" ")
     build("--out", copy, *few)
@@ -176,16 +175,7 @@ def test_a_finished_zoo_whose_record_was_altered_is_mended_or_refused(build: Cal
     assert build("--out", copy, *few)[0] == 0
 
 
-@pytest.mark.parametrize(
-    "file",
-    [
-        "outcomes.parquet",
-        pytest.param(
-            "profiles/*.json",
-            marks=pytest.mark.xfail(strict=True, reason="build._ensure_profile: Profile.read refuses the damaged file"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("file", ["outcomes.parquet", "profiles/*.json"])
 def test_a_measure_that_cannot_be_read_is_taken_again(build: Call, copy: Path, few: list[str], file: str) -> None:
     (path,) = copy.glob(file)
     path.write_bytes(path.read_bytes()[:100])
@@ -219,7 +209,6 @@ def test_somebody_else_s_file_of_the_same_name_does_not_make_a_directory_ours(
     assert status != 0
 
 
-@pytest.mark.xfail(strict=True, reason="build._make_room: rmtree refuses a link to a directory, half-way through")
 def test_what_a_link_in_a_zoo_points_to_is_left_alone(build: Call, tmp_path: Path, copy: Path, few: list[str]) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -180,9 +180,7 @@ def test_the_two_ways_of_a_projected_shortcut_are_one_group() -> None:
         (layers.Conv2D(8, 3, groups=2), "how Conv2D treats channels is not known"),
         (layers.DepthwiseConv2D(3, depth_multiplier=2), "how DepthwiseConv2D treats channels is not known"),
         pytest.param(
-            layers.DepthwiseConv2D(3, activation="softmax"),
-            "how DepthwiseConv2D treats channels is not known",
-            marks=pytest.mark.xfail(strict=True, reason="channels._keeps_channels: a depthwise layer's activation"),
+            layers.DepthwiseConv2D(3, activation="softmax"), "how DepthwiseConv2D treats channels is not known"
         ),
         (layers.Softmax(), "how Softmax treats channels is not known"),
         (layers.Activation("softmax"), "how Activation treats channels is not known"),
