@@ -26,7 +26,7 @@ from zoo.datasets import Dataset, Indices, load_dataset
 from zoo.record import BuildRecord
 
 BIN = Path(sys.executable).parent
-BUDGET_FRACTIONS = (0.1, 0.15, 0.25, 0.5, 1.0)
+BUDGET_FRACTIONS = (0.15, 0.2, 0.3, 0.5, 1.0)
 """The budgets, as fractions of the base model's median latency on this machine."""
 
 

@@ -149,6 +149,34 @@ def test_ctrl_c_ends_a_command_with_one_line(tmp_path: Path) -> None:
     assert stderr.strip() == "wait: interrupted"
 
 
+@pytest.mark.xfail(
+    strict=True, reason="Python prints and forgets a KeyboardInterrupt in a finalizer: sys.unraisablehook"
+)
+def test_ctrl_c_is_not_lost_when_it_comes_while_an_object_is_finalized(tmp_path: Path) -> None:
+    script = tmp_path / "wait.py"
+    script.write_text(
+        "import time\n"
+        "from fleetfoot.console import command\n"
+        "class Slow:\n"
+        "    def __del__(self) -> None:\n"
+        "        print('ready', flush=True)\n"
+        "        time.sleep(60)\n"
+        "@command('wait', example='wait')\n"
+        "def wait() -> None:\n"
+        "    Slow()\n"
+        "    for _ in range(30):\n"
+        "        time.sleep(0.1)\n"
+        "wait()\n"
+    )
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert stderr.strip() == "wait: interrupted"
+
+
 def test_a_reader_that_goes_away_causes_no_traceback(finished_zoo: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)

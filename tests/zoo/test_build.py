@@ -136,6 +136,17 @@ def test_other_data_under_the_same_name_are_refused(build: Call, copy: Path, few
     assert "begun with other data under the name digits" in err
 
 
+def test_an_unfinished_build_is_not_gone_on_with_by_other_versions(build: Call, copy: Path, few: list[str]) -> None:
+    record = json.loads((copy / "build.json").read_text())
+    record["versions"]["keras"] = "3.0.0"
+    (copy / "build.json").write_text(json.dumps(record))
+    (copy / "zoo.json").unlink()
+    status, _, err = build("--out", copy, *few)
+    assert status == 2
+    assert "begun with other versions" in err
+    assert "3.0.0" in err
+
+
 def test_a_zoo_is_built_anew_only_when_told_to(build: Call, copy: Path, few: list[str]) -> None:
     old = identities(copy)
     (copy / "premodel").mkdir()
@@ -218,6 +229,28 @@ def test_what_a_link_in_a_zoo_points_to_is_left_alone(build: Call, tmp_path: Pat
     assert status == 0, err
     assert not (copy / "personal").exists()
     assert (elsewhere / "thesis.tex").exists()
+
+
+@pytest.mark.xfail(
+    strict=True, reason="build._make_room removes temporaries, however deep, before it knows the directory"
+)
+def test_a_directory_of_zoos_is_refused_and_the_builds_in_it_are_left_alone(
+    build: Call, tmp_path: Path, few: list[str]
+) -> None:
+    half = tmp_path / "zoos" / "another" / "variants" / ".half-written-0a1b2c3d-base.tflite"
+    half.parent.mkdir(parents=True)
+    half.write_text("what another build is just writing")
+    assert build("--out", tmp_path, *few)[0] == 1
+    assert half.exists()
+
+
+def test_a_build_that_was_killed_before_it_wrote_anything_whole_is_begun_again(
+    build: Call, tmp_path: Path, few: list[str]
+) -> None:
+    (tmp_path / ".half-written-0a1b2c3d-build.json").write_text('{"schema_')
+    status, _, err = build("--out", tmp_path, *few[:4], *NOTHING_BUT_INT8)
+    assert status == 0, err
+    assert not list(tmp_path.rglob(".half-written-*"))
 
 
 def test_a_file_is_no_place_for_a_zoo(build: Call, tmp_path: Path, few: list[str]) -> None:
@@ -434,9 +467,12 @@ def stopped(command: list[object], zoo: Path, moment: Moment, how: signal.Signal
     deadline = time.monotonic() + 240
     while not moment(zoo) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
-    process.send_signal(how)
-    _, err = process.communicate(timeout=60)
-    return process.returncode, err
+    while True:
+        process.send_signal(how)
+        try:
+            return process.wait(timeout=5), (process.stderr.read() if process.stderr else "")
+        except subprocess.TimeoutExpired:  # Python loses an interrupt that comes while it runs a finalizer
+            continue
 
 
 def test_a_build_that_is_interrupted_and_then_killed_ends_as_one_that_was_left_alone(
@@ -446,8 +482,8 @@ def test_a_build_that_is_interrupted_and_then_killed_ends_as_one_that_was_left_a
     command = [BIN / "build-zoo", "--out", zoo, *few]
 
     status, err = stopped(command, zoo, first_made, signal.SIGINT)
-    assert status == 130
-    assert err.strip() == "build-zoo: interrupted"
+    assert status == 130, err
+    assert err.splitlines()[-1] == "build-zoo: interrupted"
     assert not list(zoo.rglob(".half-written-*"))
     assert "unfinished build" in run("inspect-zoo", zoo).stderr
 
