@@ -5,7 +5,9 @@ Results go to standard output, everything else to standard error, so that a pipe
 
 from __future__ import annotations
 
+import _thread
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,8 @@ from rich.text import Text
 
 from fleetfoot import __version__
 from fleetfoot.errors import FleetfootError
+
+_RETRY_SECONDS = 0.05
 
 _stderr = Console(stderr=True, highlight=False)
 _stdout = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 140)
@@ -114,6 +118,7 @@ class Command(click.Command):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the command and exits: 0 on success, 1 on failure, 2 on wrong usage, 130 on Ctrl-C."""
         kwargs["standalone_mode"] = False
+        _heed_interrupts()
         try:
             sys.exit(super().main(*args, **kwargs) or 0)
         except click.ClickException as error:
@@ -136,6 +141,19 @@ class Command(click.Command):
 def _as_typed(value: Any) -> Any:
     """A YAML value as it would have been typed: text, but for flags and lists."""
     return value if isinstance(value, bool | list) or value is None else str(value)
+
+
+def _heed_interrupts() -> None:
+    """Makes Ctrl-C count even when it comes inside a finalizer, where Python would print and forget it."""
+    default = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            threading.Timer(_RETRY_SECONDS, _thread.interrupt_main).start()
+        else:
+            default(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _quiet_option() -> click.Option:

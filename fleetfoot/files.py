@@ -36,6 +36,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
             temporary.unlink()
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a file is one that a killed process left half-written."""
+    return path.name.startswith(_TEMPORARY)
+
+
 def remove_temporaries(directory: Path) -> None:
     """Deletes what a killed process left half-written below ``directory``."""
     for leftover in directory.rglob(f"{_TEMPORARY}*"):

@@ -19,7 +19,7 @@ import msgspec
 
 from fleetfoot.console import be_quiet, note, progress, warn
 from fleetfoot.errors import NotAZooError, SchemaError, UsageError, ZooError
-from fleetfoot.files import atomic_path, is_document, remove_temporaries, sha256, write_bytes
+from fleetfoot.files import atomic_path, is_document, is_temporary, remove_temporaries, sha256, write_bytes
 from profiling.device import Device, connect_device
 from profiling.profile import Profile
 from zoo.backend import make_deterministic, tf
@@ -92,7 +92,7 @@ def _build(out: Path, record: BuildRecord, dataset: Dataset, device: Device, job
             )
             for variant in variants
         ),
-        files={name: sha256(out / name) for name in BUILT_FILES},
+        files={name: sha256(out / name) for name in sorted(BUILT_FILES)},
     ).write(out / Zoo.MANIFEST)
     return Zoo.open(out)
 
@@ -105,10 +105,11 @@ def _require_directory(out: Path) -> None:
 
 def _make_room(out: Path, overwrite: bool) -> None:
     """Empties the directory of a zoo when told to, and of nothing else ever."""
-    remove_temporaries(out)
     documents = [out / BuildRecord.FILE, out / Zoo.MANIFEST]
-    if any(out.iterdir()) and not any(is_document(path) for path in documents):
+    foreign = any(not is_temporary(path) for path in out.iterdir())
+    if foreign and not any(is_document(path) for path in documents):
         raise NotAZooError(f"{out} holds something that is no zoo: name an empty or a new directory")
+    remove_temporaries(out)
     if overwrite:  # what says that this is a zoo goes last, so that a kill in between can be mended
         for entry in sorted(out.iterdir(), key=lambda entry: entry in documents):
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()

@@ -149,9 +149,6 @@ def test_ctrl_c_ends_a_command_with_one_line(tmp_path: Path) -> None:
     assert stderr.strip() == "wait: interrupted"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="Python prints and forgets a KeyboardInterrupt in a finalizer: sys.unraisablehook"
-)
 def test_ctrl_c_is_not_lost_when_it_comes_while_an_object_is_finalized(tmp_path: Path) -> None:
     script = tmp_path / "wait.py"
     script.write_text(

@@ -111,7 +111,6 @@ def test_the_build_is_on_record(zoo: Zoo, digits: Dataset) -> None:
     assert record.indices().keys() == SPLITS.keys()
 
 
-@pytest.mark.xfail(strict=False, reason="build._build: a frozenset's order is another in every process")
 def test_the_hashes_of_other_files_are_in_order_so_that_equal_zoos_are_equal_byte_by_byte(zoo: Zoo) -> None:
     assert list(zoo.manifest.files) == sorted(zoo.manifest.files)
     assert "outcomes.parquet" in zoo.manifest.files
