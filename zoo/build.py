@@ -13,9 +13,11 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import joblib
 import msgspec
+import numpy as np
 
 from fleetfoot.console import be_quiet, note, progress
 from fleetfoot.errors import NotAZooError, UsageError, ZooError
@@ -23,17 +25,22 @@ from fleetfoot.files import atomic_path, remove_temporaries, sha256, write_bytes
 from profiling.device import Device, connect_device
 from profiling.profile import Profile
 from zoo.backend import make_deterministic, tf
-from zoo.candidates import Bench, base_path, make_candidate
+from zoo.candidates import UNFINISHED, Bench, base_path, make_candidate
 from zoo.catalog import Manifest, Variant, Zoo
+from zoo.channels import can_be_cut
 from zoo.datasets import Dataset, Indices, Split, load_dataset
 from zoo.finetune import TrainingData, train
-from zoo.measure import profile_variants, record_outcomes
-from zoo.models import base_model, is_file
+from zoo.formats import register_custom_objects
+from zoo.measure import profile_variants, record_outcomes, with_outcomes
+from zoo.models import base_model, image_size
 from zoo.outcomes import Outcomes
 from zoo.record import BuildOptions, BuildRecord
 from zoo.search.journal import Journal, Trial
 from zoo.search.strategies import Proposal, Strategy, make_strategy
 from zoo.subnetworks import importance_order
+
+_BARELY_BETTER = 1.5
+"""How many times chance a trained model must be right to be taken as it comes."""
 
 
 def build_zoo(out: Path, options: BuildOptions, *, jobs: int = 1, overwrite: bool = False) -> Zoo:
@@ -49,7 +56,8 @@ def build_zoo(out: Path, options: BuildOptions, *, jobs: int = 1, overwrite: boo
         FleetfootError: the data, the model or the options do not fit, or the directory holds something else.
     """
     device = connect_device(options.device)
-    dataset = load_dataset(options.data)
+    options = resolve(options)
+    dataset = load_dataset(options.data, options.read)
     _make_room(out, overwrite)
     with _locked(out):
         remove_temporaries(out)
@@ -58,6 +66,19 @@ def build_zoo(out: Path, options: BuildOptions, *, jobs: int = 1, overwrite: boo
             note(f"{out} is already built; --overwrite builds it anew")
             return Zoo.open(out)
         return _build(out, record, dataset, device, jobs)
+
+
+def resolve(options: BuildOptions) -> BuildOptions:
+    """Registers what the base model needs, and has images brought to the size that it takes.
+
+    Raises:
+        UsageError: the module of custom objects cannot be imported.
+        ModelError: the base model cannot be loaded.
+    """
+    if options.custom_objects:
+        register_custom_objects(options.custom_objects)
+    size = image_size(options.model) if options.read.size is None else None
+    return msgspec.structs.replace(options, read=msgspec.structs.replace(options.read, size=size)) if size else options
 
 
 def _build(out: Path, record: BuildRecord, dataset: Dataset, device: Device, jobs: int) -> Zoo:
@@ -70,19 +91,13 @@ def _build(out: Path, record: BuildRecord, dataset: Dataset, device: Device, job
     variants = [variant for trial in trials for variant in trial.variants]
     _ensure_profile(out, variants, device)
     outcomes = _ensure_outcomes(out, variants, dataset, splits)
-    accuracy = {split: outcomes.accuracy(split) for split in ("route", "test")}
     Manifest(
         name=out.resolve().name,
         classes=dataset.classes,
         input=dataset.input,
-        variants=tuple(
-            msgspec.structs.replace(
-                variant,
-                accuracy=variant.accuracy | {split: by_id[variant.id] for split, by_id in accuracy.items()},
-            )
-            for variant in variants
-        ),
+        variants=tuple(with_outcomes(variant, outcomes, variants[0].id, dataset.classes) for variant in variants),
     ).write(out / Zoo.MANIFEST)
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     return Zoo.open(out)
 
 
@@ -139,15 +154,34 @@ def _ensure_base(out: Path, options: BuildOptions, dataset: Dataset, splits: dic
     if path.exists():
         return
     make_deterministic(options.seed)
-    model = base_model(options.model, dataset)
-    if not is_file(options.model):
-        train(model, TrainingData.of(dataset, splits), epochs=options.epochs, name="the base model")
+    model, trained = base_model(options.model, dataset, splits["train"])
+    data = TrainingData.of(dataset, splits)
+    epochs = _epochs_needed(model, data, options) if trained else options.epochs
+    if epochs:
+        train(
+            model, data, epochs=epochs, seed=options.seed, checkpoint=out / UNFINISHED / "base", name="the base model"
+        )
     with atomic_path(path) as temporary:
         model.save(temporary)
 
 
-def _ensure_order(bench: Bench) -> str:
-    """Writes the channel orders, named by their content; the same base model always gives the same."""
+def _epochs_needed(model: Any, data: TrainingData, options: BuildOptions) -> int:
+    """How long a base model that came with weights is trained on: as asked, else only if it knows next to nothing."""
+    accuracy = float((model.predict(data.tune_batches(), verbose=0).argmax(axis=1) == data.y_tune).mean())
+    note(f"the base model is right on {accuracy:.1%} of the tune split as it comes")
+    if options.train_base is not None:
+        return options.train_base
+    chance = float(np.bincount(data.y_tune).max() / len(data.y_tune))
+    if accuracy > _BARELY_BETTER * chance:
+        return 0
+    note(f"that is hardly better than the most frequent class ({chance:.1%}): training it for {options.epochs} epochs")
+    return options.epochs
+
+
+def _ensure_order(bench: Bench) -> str | None:
+    """Writes the channel orders, named by their content; None for a base model that cannot be cut."""
+    if not can_be_cut(bench.base):
+        return None
     text = msgspec.json.encode(importance_order(bench.base), order="sorted")
     name = f"base/order-{hashlib.sha256(text).hexdigest()[:8]}.json"
     write_bytes(bench.zoo / name, text)
@@ -191,7 +225,9 @@ def _make_in_worker(zoo: Path, record: BuildRecord, proposal: Proposal, threads:
     be_quiet()
     if tf.config.threading.get_intra_op_parallelism_threads() != threads:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
-    data = TrainingData.of(load_dataset(record.options.data), record.indices())
+    options = resolve(record.options)
+    dataset = load_dataset(options.data, options.read)
+    data = TrainingData.of(dataset, record.indices())
     return make_candidate(Bench.open(zoo, data), proposal)
 
 
