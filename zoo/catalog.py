@@ -173,9 +173,13 @@ class Zoo:
         """Where the profile of a device is kept."""
         return profile_path(self.path, device_id)
 
+    def profile_files(self) -> list[Path]:
+        """The files of all profiles, in order of their names."""
+        return sorted((self.path / "profiles").glob("*.json"))
+
     def profiles(self) -> Iterator[Profile]:
         """The profiles of all devices that this zoo was measured on, in order of their names."""
-        for path in sorted((self.path / "profiles").glob("*.json")):
+        for path in self.profile_files():
             yield Profile.read(path)
 
     def problems(self) -> list[str]:
@@ -188,7 +192,7 @@ class Zoo:
         return [
             *_complaints((self.verified_file, variant.id) for variant in self.manifest.variants),
             *_complaints((self._require_file, item) for item in self.manifest.files.items()),
-            *_complaints((self._require_profile, path) for path in sorted((self.path / "profiles").glob("*.json"))),
+            *_complaints((self._require_profile, path) for path in self.profile_files()),
         ]
 
     def _require_file(self, recorded: tuple[str, str]) -> None:

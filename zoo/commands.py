@@ -130,7 +130,7 @@ def _print_variants(zoo: Zoo) -> None:
 def _readable_profiles(zoo: Zoo) -> list[Profile]:
     """The profiles that can be shown; of the others there is a warning."""
     profiles = []
-    for path in sorted((zoo.path / "profiles").glob("*.json")):
+    for path in zoo.profile_files():
         try:
             profiles.append(Profile.read(path))
         except SchemaError as error:
