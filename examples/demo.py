@@ -87,7 +87,7 @@ def ask_all(path: Path, uri: str, digit: Path) -> list[Row]:
     zoo = Zoo.open(path)
     (profile,) = zoo.profiles()
     record = BuildRecord.read(path / BuildRecord.FILE)
-    dataset, test = load_dataset(record.options.data), record.indices()["test"]
+    dataset, test = load_dataset(record.options.data, record.options.read), record.indices()["test"]
     np.save(digit, dataset.x[test[0]])
     base_ms = profile.measurements[zoo.manifest.variants[0].id].latency.p50_ms
     return [ask(uri, digit, fraction, round(fraction * base_ms, 3), dataset, test) for fraction in BUDGET_FRACTIONS]

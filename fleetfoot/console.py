@@ -65,8 +65,8 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows a progress bar; yields the function that moves it on by a number of steps.
+def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Shows a progress bar; yields the function that moves it on by a number of steps, of ``total`` if that is known.
 
     Nothing is shown when standard error is no terminal, or with ``--quiet``.
     """

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from fleetfoot.console import warn
-from fleetfoot.errors import DataError, NotAZooError, StaleError, UsageError
+from fleetfoot.errors import NotAZooError, StaleError, UsageError
 from fleetfoot.files import Document, atomic_path, sha256
 from premodel.compile import compile_linear
 from premodel.estimators import LinearEstimator, cross_validated_probabilities, fit_linear
@@ -24,7 +24,6 @@ from premodel.policy import Objective
 from profiling.device import Device, connect_device
 from profiling.profile import Profile, Target
 from zoo.catalog import Zoo
-from zoo.datasets import Dataset, load_dataset
 from zoo.outcomes import Outcomes
 from zoo.record import BuildRecord
 
@@ -94,7 +93,8 @@ def _plan_device(
 ) -> Evaluation:  # fmt: skip
     """Writes the plan and the evaluation for one device."""
     costs = _costs(zoo, profile, cost.stage.mean_ms)
-    table = outcomes.accuracy("route")
+    recorded = outcomes.accuracy("route")
+    table = {name: recorded[name] for name in zoo.variants}
     budgets = _budgets(zoo, profile, costs)
 
     def report(split: Table, p_right: Any) -> tuple[BudgetReport, ...]:
@@ -167,7 +167,7 @@ def _features(zoo: Zoo) -> pd.DataFrame:
     cached = _cached_features(path)
     if cached is not None and list(cached.columns) == names and cached.attrs.get("data") == record.data_fingerprint:
         return cached
-    dataset = _same_data(record)
+    dataset = record.load_data()
     indices = np.concatenate([record.indices()["route"], record.indices()["test"]])
     features = pd.DataFrame(
         compute_array(dataset.x[indices], zoo.manifest.input), index=dataset.input_ids(indices), columns=names
@@ -185,13 +185,6 @@ def _cached_features(path: Path) -> pd.DataFrame | None:
         return pd.read_parquet(path) if path.exists() else None
     except (pa.ArrowException, OSError, ValueError):
         return None
-
-
-def _same_data(record: BuildRecord) -> Dataset:
-    dataset = load_dataset(record.options.data)
-    if dataset.fingerprint != record.data_fingerprint:
-        raise DataError(f"{dataset.name} is not the data that the zoo was built on: build the zoo anew")
-    return dataset
 
 
 class _EstimateCost(NamedTuple):

@@ -56,7 +56,10 @@ class Model:
 
 
 class Runner:
-    """One signature of an open model, with one input and one output."""
+    """One signature of an open model, with one input and one output.
+
+    Where they are integers that stand for real numbers, the caller gives and gets the real numbers.
+    """
 
     def __init__(self, signature_runner: Any) -> None:
         self._run = signature_runner
@@ -67,13 +70,16 @@ class Runner:
                 f"the signature has {len(inputs)} inputs and {len(outputs)} outputs: "
                 "only networks of one input and one output are supported"
             )
-        (self.input,) = (_tensor_spec(name, detail) for name, detail in inputs.items())
-        (self.output,) = (_tensor_spec(name, detail) for name, detail in outputs.items())
+        ((input_name, input_detail),) = inputs.items()
+        ((output_name, output_detail),) = outputs.items()
+        self.input, self._input_code = _tensor_spec(input_name, input_detail), _quantization(input_detail)
+        self.output, self._output_code = _tensor_spec(output_name, output_detail), _quantization(output_detail)
 
     def __call__(self, x: Array) -> Array:
-        """Runs ``x`` (the input's shape and type) and returns the output, a copy."""
-        output: Array = self._run(**{self.input.name: x})[self.output.name]
-        return output
+        """Runs ``x`` (the input's shape, and a type that its type holds) and returns the output, a copy."""
+        given = self._input_code.encode(x) if self._input_code else x.astype(self.input.dtype, copy=False)
+        output: Array = self._run(**{self.input.name: given})[self.output.name]
+        return self._output_code.decode(output) if self._output_code else output
 
     def warm_up(self, runs: int = 3) -> None:
         """Runs zeros, so that the first real input does not pay for allocation and packing."""
@@ -82,5 +88,28 @@ class Runner:
             self(zeros)
 
 
+class _Quantization(NamedTuple):
+    """Integers that stand for real numbers: real = scale · (integer - zero), as in Jacob et al., 2018, eq. 1."""
+
+    scale: float
+    zero: int
+    dtype: np.dtype[Any]
+
+    def encode(self, x: Array) -> Array:
+        limits = np.iinfo(self.dtype)
+        return np.clip(np.rint(x / self.scale) + self.zero, limits.min, limits.max).astype(self.dtype)
+
+    def decode(self, x: Array) -> Array:
+        real: Array = (x.astype(np.float32) - self.zero) * np.float32(self.scale)
+        return real
+
+
+def _quantization(detail: dict[str, Any]) -> _Quantization | None:
+    """How a tensor's integers stand for real numbers; None where its values are what they are."""
+    scale, zero = detail["quantization"]
+    return _Quantization(scale, zero, np.dtype(detail["dtype"])) if scale else None
+
+
 def _tensor_spec(name: str, detail: dict[str, Any]) -> TensorSpec:
-    return TensorSpec(name, tuple(int(size) for size in detail["shape"]), np.dtype(detail["dtype"]))
+    dtype = np.dtype(np.float32) if _quantization(detail) else np.dtype(detail["dtype"])
+    return TensorSpec(name, tuple(int(size) for size in detail["shape"]), dtype)

@@ -45,7 +45,7 @@ def base_file(tmp_path_factory: pytest.TempPathFactory, digits: Any) -> Path:
 
     make_deterministic(0)
     model = digits_cnn(digits.input, len(digits.classes), width=TINY_WIDTH)
-    train(model, TrainingData.of(digits, split_indices(digits.y, 0)), epochs=10)
+    train(model, TrainingData.of(digits, split_indices(digits, 0)), epochs=10)
     path: Path = tmp_path_factory.mktemp("base") / "base.keras"
     model.save(path)
     return path

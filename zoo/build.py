@@ -13,9 +13,11 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import joblib
 import msgspec
+import numpy as np
 
 from fleetfoot.console import be_quiet, note, progress, warn
 from fleetfoot.errors import NotAZooError, SchemaError, UsageError, ZooError
@@ -23,17 +25,22 @@ from fleetfoot.files import atomic_path, is_document, is_temporary, remove_tempo
 from profiling.device import Device, connect_device
 from profiling.profile import Profile
 from zoo.backend import make_deterministic, tf
-from zoo.candidates import Bench, base_path, make_candidate
+from zoo.candidates import UNFINISHED, Bench, base_path, make_candidate
 from zoo.catalog import BUILT_FILES, Manifest, Variant, Zoo, profile_path
-from zoo.datasets import Dataset, Indices, Split, load_dataset
+from zoo.channels import can_be_cut
+from zoo.datasets import Dataset, Indices, Split, load_dataset, split_indices
 from zoo.finetune import TrainingData, train
-from zoo.measure import profile_variants, record_outcomes
-from zoo.models import base_model, is_file
+from zoo.formats import register_custom_objects
+from zoo.measure import profile_variants, record_outcomes, with_outcomes
+from zoo.models import Base, base_model, image_size
 from zoo.outcomes import Outcomes
 from zoo.record import BuildOptions, BuildRecord, tool_versions
 from zoo.search.journal import Journal, Trial
 from zoo.search.strategies import Proposal, Strategy, make_strategy
 from zoo.subnetworks import importance_order
+
+_BARELY_BETTER = 1.5
+"""How many times chance a trained model must be right to be taken as it comes."""
 
 
 def build_zoo(out: Path, options: BuildOptions, *, jobs: int = 1, overwrite: bool = False) -> Zoo:
@@ -49,11 +56,11 @@ def build_zoo(out: Path, options: BuildOptions, *, jobs: int = 1, overwrite: boo
         FleetfootError: the data, the model or the options do not fit, or the directory holds something else.
     """
     device = connect_device(options.device)
-    dataset = load_dataset(options.data)
-    if not (out / BuildRecord.FILE).exists() or overwrite:
-        _check(options, dataset)
+    options = resolve(options)
+    dataset = load_dataset(options.data, options.read)
+    start = _start(options, dataset) if overwrite or not base_path(out).exists() else None
     _require_directory(out)
-    with _locked(out):
+    with locked(out):
         _make_room(out, overwrite)
         record = _begin(out, options, dataset)
         if (out / Zoo.MANIFEST).exists():
@@ -62,38 +69,50 @@ def build_zoo(out: Path, options: BuildOptions, *, jobs: int = 1, overwrite: boo
                 note(f"{out} is already built; --overwrite builds it anew")
                 return zoo
             _discard_damaged(zoo)
-        return _build(out, record, dataset, device, jobs)
+        return _build(out, record, dataset, device, jobs, start)
 
 
-def _check(options: BuildOptions, dataset: Dataset) -> None:
-    """Finds out what cannot be meant before anything is written: the strategy must have something to propose."""
-    make_strategy(options.strategy, base_model(options.model, dataset), options.grid, "")
+def resolve(options: BuildOptions) -> BuildOptions:
+    """Registers what the base model needs, and has images brought to the size that it takes.
+
+    Raises:
+        UsageError: the module of custom objects cannot be imported.
+        ModelError: the base model cannot be loaded.
+    """
+    if options.custom_objects:
+        register_custom_objects(options.custom_objects)
+    size = image_size(options.model) if options.read.size is None else None
+    return msgspec.structs.replace(options, read=msgspec.structs.replace(options.read, size=size)) if size else options
 
 
-def _build(out: Path, record: BuildRecord, dataset: Dataset, device: Device, jobs: int) -> Zoo:
+def _start(options: BuildOptions, dataset: Dataset) -> Base:
+    """The base model as it comes; with it, what cannot be meant is found out before anything is written."""
+    make_deterministic(options.seed)
+    base = base_model(options.model, dataset, split_indices(dataset, options.seed)["train"])
+    make_strategy(options.strategy, base.model, options.grid, "" if can_be_cut(base.model) else None)
+    return base
+
+
+def _build(
+    out: Path, record: BuildRecord, dataset: Dataset, device: Device, jobs: int, start: Base | None = None
+) -> Zoo:
     options, splits = record.options, record.indices()
-    _ensure_base(out, options, dataset, splits)
+    _ensure_base(out, options, dataset, splits, start)
     bench = Bench.open(out, TrainingData.of(dataset, splits))
     strategy = make_strategy(options.strategy, bench.base, options.grid, _ensure_order(bench))
     journal = Journal(out / Journal.FILE)
     trials = list(_make_all(strategy, journal, bench, record, jobs))
-    variants = [variant for trial in trials for variant in trial.variants]
+    variants = _as_edited(out, [variant for trial in trials for variant in trial.variants])
     _ensure_profile(out, variants, device)
     outcomes = _ensure_outcomes(out, variants, dataset, splits)
-    accuracy = {split: outcomes.accuracy(split) for split in ("route", "test")}
     Manifest(
         name=out.resolve().name,
         classes=dataset.classes,
         input=dataset.input,
-        variants=tuple(
-            msgspec.structs.replace(
-                variant,
-                accuracy=variant.accuracy | {split: by_id[variant.id] for split, by_id in accuracy.items()},
-            )
-            for variant in variants
-        ),
+        variants=tuple(with_outcomes(variant, outcomes, variants[0].id, dataset.classes) for variant in variants),
         files={name: sha256(out / name) for name in sorted(BUILT_FILES)},
     ).write(out / Zoo.MANIFEST)
+    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     return Zoo.open(out)
 
 
@@ -116,14 +135,18 @@ def _make_room(out: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Holds the directory for this build; a lock of the operating system, so a killed build leaves none."""
+def locked(out: Path) -> Iterator[None]:
+    """Holds the directory of a zoo while it changes; a lock of the operating system, so a kill leaves none.
+
+    Raises:
+        ZooError: another process holds it.
+    """
     directory = os.open(out, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise ZooError(f"{out} is being built by another process: wait for it, or name another directory") from None
+        raise ZooError(f"{out} is being changed by another process: wait for it, or name another directory") from None
     finally:
         os.close(directory)
 
@@ -164,20 +187,40 @@ def _differences(old: BuildOptions, new: BuildOptions) -> str:
     return ", ".join(f"{name} was {before[name]}" for name in before if before[name] != now[name])
 
 
-def _ensure_base(out: Path, options: BuildOptions, dataset: Dataset, splits: dict[Split, Indices]) -> None:
+def _ensure_base(
+    out: Path, options: BuildOptions, dataset: Dataset, splits: dict[Split, Indices], start: Base | None
+) -> None:
     path = base_path(out)
     if path.exists():
         return
-    make_deterministic(options.seed)
-    model = base_model(options.model, dataset)
-    if not is_file(options.model):
-        train(model, TrainingData.of(dataset, splits), epochs=options.epochs, name="the base model")
+    model, trained = start or _start(options, dataset)
+    data = TrainingData.of(dataset, splits)
+    epochs = _epochs_needed(model, data, options) if trained else options.epochs
+    if epochs:
+        train(
+            model, data, epochs=epochs, seed=options.seed, checkpoint=out / UNFINISHED / "base", name="the base model"
+        )
     with atomic_path(path) as temporary:
         model.save(temporary, include_optimizer=False)
 
 
-def _ensure_order(bench: Bench) -> str:
-    """Writes the channel orders, named by their content; the same base model always gives the same."""
+def _epochs_needed(model: Any, data: TrainingData, options: BuildOptions) -> int:
+    """How long a base model that came with weights is trained on: as asked, else only if it knows next to nothing."""
+    accuracy = float((model.predict(data.tune_batches(), verbose=0).argmax(axis=1) == data.y_tune).mean())
+    note(f"the base model is right on {accuracy:.1%} of the tune split as it comes")
+    if options.train_base is not None:
+        return options.train_base
+    chance = float(np.bincount(data.y_tune).max() / len(data.y_tune))
+    if accuracy > _BARELY_BETTER * chance:
+        return 0
+    note(f"that is hardly better than the most frequent class ({chance:.1%}): training it for {options.epochs} epochs")
+    return options.epochs
+
+
+def _ensure_order(bench: Bench) -> str | None:
+    """Writes the channel orders, named by their content; None for a base model that cannot be cut."""
+    if not can_be_cut(bench.base):
+        return None
     text = msgspec.json.encode(importance_order(bench.base), order="sorted")
     name = f"base/order-{hashlib.sha256(text).hexdigest()[:8]}.json"
     write_bytes(bench.zoo / name, text)
@@ -221,8 +264,29 @@ def _make_in_worker(zoo: Path, record: BuildRecord, proposal: Proposal, threads:
     be_quiet()
     if tf.config.threading.get_intra_op_parallelism_threads() != threads:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
-    data = TrainingData.of(load_dataset(record.options.data), record.indices())
+    options = resolve(record.options)
+    dataset = load_dataset(options.data, options.read)
+    data = TrainingData.of(dataset, record.indices())
     return make_candidate(Bench.open(zoo, data), proposal)
+
+
+def _as_edited(out: Path, variants: Sequence[Variant]) -> list[Variant]:
+    """The variants that a zoo which is mended had: without what was taken out of it, with what was brought to it."""
+    if not (out / Zoo.MANIFEST).exists():
+        return list(variants)
+    before = Manifest.read(out / Zoo.MANIFEST).variants
+    ids = {variant.id for variant in variants}
+    kept = {variant.id for variant in before}
+    brought = [variant for variant in before if variant.id not in ids and _is_intact(out, variant)]
+    return [variant for variant in variants if variant.id in kept] + brought
+
+
+def _is_intact(out: Path, variant: Variant) -> bool:
+    path = out / variant.file
+    intact = path.exists() and sha256(path) == variant.sha256
+    if not intact:
+        warn(f"{path} is gone or damaged, and was brought: it is left out; inspect-zoo {out} --add brings it again")
+    return intact
 
 
 def _ensure_profile(out: Path, variants: Sequence[Variant], device: Device) -> None:

@@ -10,14 +10,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+import zoo.architectures  # noqa: F401 - registers the layers that base models may have
 from fleetfoot.errors import DamagedFileError, ModelError, UsageError
 from fleetfoot.files import sha256
 from zoo.backend import keras, make_deterministic
 from zoo.catalog import Variant
 from zoo.channels import permute_model, slice_model
 from zoo.cost import count_macs, peak_activation_bytes
-from zoo.export import export, parity, predict
-from zoo.finetune import TrainingData, train
+from zoo.export import export, parity, predict, spread
+from zoo.finetune import TrainingData, recalibrate_batch_norm, train
 from zoo.lowrank import decompose
 from zoo.recipe import Recipe
 from zoo.search.journal import Trial
@@ -25,7 +26,10 @@ from zoo.search.strategies import Proposal
 from zoo.subnetworks import train_jointly
 
 FINE_TUNING_RATE = 5e-4
-_BYTES_PER_VALUE = {None: 4, "int8": 1}
+UNFINISHED = "unfinished"
+"""Where trainings are kept while they run, so that they can go on after a kill."""
+_BYTES_PER_ACTIVATION = {None: 4, "int8": 1, "dynamic": 4, "float16": 4}
+_PARITY_INPUTS = 256
 
 
 class Bench(NamedTuple):
@@ -83,8 +87,8 @@ def make_candidate(bench: Bench, proposal: Proposal) -> Trial:
             macs=count_macs(networks[name]),
             parameters=networks[name].count_params(),
             size=path.stat().st_size,
-            peak_activation_bytes=peak_activation_bytes(networks[name], _BYTES_PER_VALUE[quantize]),
-            parity=parity(networks[name], path, ids[name], bench.data.x_tune, quantize),
+            peak_activation_bytes=peak_activation_bytes(networks[name], _BYTES_PER_ACTIVATION[quantize]),
+            parity=parity(networks[name], path, ids[name], spread(bench.data.x_tune, _PARITY_INPUTS), quantize),
         )
         for name, recipe in proposal.recipes.items()
     )
@@ -105,16 +109,29 @@ def make_networks(bench: Bench, recipes: Mapping[str, Recipe]) -> dict[str, Any]
     if len(recipes) != 1:
         raise UsageError("only the subnetworks of one order are made together")
     network = cut(bench.base, first)
+    (name,) = recipes
     if first.training:
-        train(
-            network,
-            bench.data,
-            epochs=first.training.epochs,
-            learning_rate=FINE_TUNING_RATE,
-            teacher=bench.base if first.training.teacher else None,
-            name=next(iter(recipes)),
-        )
-    return dict.fromkeys(recipes, network)
+        _fine_tune(network, first, bench, name)
+    return {name: network}
+
+
+def _fine_tune(network: Any, recipe: Recipe, bench: Bench, name: str) -> None:
+    """Trains what was cut; no epochs at all means to take the batch-norm statistics anew."""
+    training = recipe.training
+    assert training is not None
+    if training.epochs == 0:
+        recalibrate_batch_norm(network, bench.data)
+        return
+    train(
+        network,
+        bench.data,
+        epochs=training.epochs,
+        learning_rate=FINE_TUNING_RATE,
+        teacher=bench.base if training.teacher else None,
+        seed=training.seed,
+        checkpoint=bench.zoo / UNFINISHED / recipe.digest,
+        name=name,
+    )
 
 
 def cut(base: Any, recipe: Recipe) -> Any:
@@ -125,6 +142,8 @@ def cut(base: Any, recipe: Recipe) -> Any:
     """
     if recipe.build or recipe.drop:
         raise ModelError("this version makes no recipes with other architectures or without blocks")
+    if not recipe.keep and not recipe.ranks:
+        return base
     network = slice_model(base, recipe.keep)
     return decompose(network, recipe.ranks) if recipe.ranks else network
 
@@ -151,6 +170,7 @@ def _nested(bench: Bench, recipes: Mapping[str, Recipe], order: Mapping[str, lis
         epochs=training.epochs if training else 0,
         learning_rate=FINE_TUNING_RATE,
         teacher=bench.base if training and training.teacher else None,
+        seed=training.seed if training else 0,
     )
     return dict(zip(recipes, family, strict=True))
 

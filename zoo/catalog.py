@@ -24,6 +24,7 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """The raw input that every variant of a zoo takes, as it comes from the decoder.
 
     ``minimum`` and ``maximum`` are the range of the values; the variants scale it themselves.
+    ``sampling_rate`` is how many samples of a recording are a second.
     """
 
     kind: Literal["image", "audio", "tensor"]
@@ -31,6 +32,7 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     dtype: str
     minimum: float
     maximum: float
+    sampling_rate: int | None = None
 
     def check(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """``x`` as the variants take it: of shape (1, *shape) and of this dtype.
@@ -61,11 +63,24 @@ class InputSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return bool(np.isfinite(array).all() if array.dtype.kind == "f" else (array == given).all())
 
 
+class Balance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How evenly a variant does over the classes of the test split.
+
+    ``worst_class`` is the class whose share of right answers fell most against the base model, by
+    ``worst_change`` (negative is worse).
+    """
+
+    macro_f1: float
+    worst_class: str
+    worst_change: float
+
+
 class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One runnable model: a signature in a file, how it was made, and what was measured of it.
 
     ``accuracy`` is by split; ``parity`` is the largest difference between the probabilities that
-    Keras and LiteRT give on tune inputs.
+    Keras and LiteRT give on tune inputs. What only the network's structure tells is null for a file that
+    somebody brought.
     """
 
     id: str
@@ -75,11 +90,12 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     recipe: Recipe
     parent: str | None
     accuracy: dict[str, float]
-    macs: int
-    parameters: int
+    macs: int | None
+    parameters: int | None
     size: int
-    peak_activation_bytes: int
-    parity: float
+    peak_activation_bytes: int | None
+    parity: float | None
+    balance: Balance | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"variants/[\w.+-]+\.tflite", self.file):

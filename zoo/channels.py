@@ -100,6 +100,11 @@ def cuttable_groups(model: Any) -> dict[str, ChannelGroup]:
     return cuttable
 
 
+def can_be_cut(model: Any) -> bool:
+    """Whether a model has channels that can be cut."""
+    return any(not group.fixed for group in channel_groups(model).values())
+
+
 def slice_model(model: Any, keep: Keep) -> Any:
     """The network with only the kept channels of each group, in the order given.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import msgspec
@@ -34,38 +34,43 @@ if TYPE_CHECKING:
               help="Fractions of the multiply-accumulates of nested subnetworks, ascending.")  # fmt: skip
 @click.option("--quantize", type=WordList(), default="int8", show_default=True, metavar="FORMAT,…",
               help="Number formats of the base model to add.")  # fmt: skip
-@click.option(
-    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the splits and of all training."
-)
+@click.option("--finetune-epochs", type=click.IntRange(0), help="Epochs of each variant's fine-tuning; 0 takes the "
+              "batch-norm statistics anew and no more.  [default: a third of --epochs]")  # fmt: skip
+@click.option("--train-base", type=click.IntRange(0), metavar="EPOCHS",
+              help="Train a model on that comes with weights.  [default: only if it knows nothing]")  # fmt: skip
+@click.option("--custom-objects", metavar="MODULE", help="The module that registers the model's own layers.")
+@click.option("--on-bad", type=click.Choice(["refuse", "skip"]), default="refuse", show_default=True,
+              help="What to do with inputs that cannot be read or are unlike the others.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
+              help="Of the splits and of all training.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Variants made at once.")
 @click.option("--overwrite", is_flag=True, help="Delete the zoo that is there first.")
 @click.option("--dry-run", is_flag=True, help="Say what would be made, how long and how big.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def build_zoo(
-    out: Path, data: str, model: str | None, device: str, strategy: str, epochs: int, prune: tuple[float, ...],
-    low_rank: tuple[float, ...], subnetworks: tuple[float, ...], quantize: tuple[str, ...], seed: int, jobs: int,
-    overwrite: bool, dry_run: bool, as_json: bool,
-) -> None:  # fmt: skip
+    out: Path,
+    jobs: int,
+    overwrite: bool,
+    dry_run: bool,
+    as_json: bool,
+    finetune_epochs: int | None,
+    on_bad: Literal["refuse", "skip"],
+    **chosen: Any,
+) -> None:
     """Makes a zoo of faster variants of one network: trains, cuts, fine-tunes, exports and measures them.
 
     Stopped at any moment, the same command goes on where it was. An empty list, such as --prune "", leaves
     that family out.
     """
     from zoo.build import build_zoo as build
+    from zoo.datasets import ReadOptions
     from zoo.record import BuildOptions
     from zoo.search.strategies import GridOptions
 
-    grid = GridOptions(
-        prune=prune,
-        low_rank=low_rank,
-        subnetworks=subnetworks,
-        quantize=quantize,
-        epochs=-(-epochs // 3),
-        seed=seed,
-    )
-    options = BuildOptions(
-        data=data, model=model, device=device, strategy=strategy, epochs=epochs, grid=grid, seed=seed
-    )
+    families = {name: chosen.pop(name) for name in ("prune", "low_rank", "subnetworks", "quantize")}
+    epochs = -(-chosen["epochs"] // 3) if finetune_epochs is None else finetune_epochs
+    grid = GridOptions(**families, epochs=epochs, seed=chosen["seed"])
+    options = BuildOptions(**chosen, grid=grid, read=ReadOptions(on_bad=on_bad))
     if dry_run:
         _print_forecast(options, as_json)
         return
@@ -79,9 +84,13 @@ def build_zoo(
 @command("inspect-zoo", example="inspect-zoo my-zoo --verify")
 @click.argument("path", metavar="ZOO", type=click.Path(path_type=Path))
 @click.option("--verify", is_flag=True, help="Check every file against what was recorded of it.")
+@click.option("--add", type=click.Path(path_type=Path), metavar="FILE.tflite",
+              help="Take an existing LiteRT model of the same task in, measured and recorded.")  # fmt: skip
+@click.option("--remove", metavar="ID", help="Take a variant out.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def inspect_zoo(path: Path, verify: bool, as_json: bool) -> None:
-    """Shows what is in a zoo."""
+def inspect_zoo(path: Path, verify: bool, add: Path | None, remove: str | None, as_json: bool) -> None:
+    """Shows what is in a zoo, and changes it by a variant."""
+    _edit(path, add, remove)
     zoo = Zoo.open(path)
     problems = zoo.problems() if verify else []
     if as_json:
@@ -94,6 +103,18 @@ def inspect_zoo(path: Path, verify: bool, as_json: bool) -> None:
         raise DamagedFileError("; ".join(problems))
     if verify:
         note(f"{path}: all files are as recorded")
+
+
+def _edit(path: Path, add: Path | None, remove: str | None) -> None:
+    if add or remove:
+        from zoo.edit import add_variant, remove_variant
+
+        if add:
+            note(f"added {add_variant(path, add).id}")
+        if remove:
+            remove_variant(path, remove)
+            note(f"removed {remove}")
+        note(f"the premodel does not know of that yet: train-premodel {path}")
 
 
 class _Inspection(msgspec.Struct):
@@ -113,8 +134,8 @@ def _print_variants(zoo: Zoo) -> None:
         [
             variant.id,
             f"{variant.accuracy['test']:.1%}",
-            f"{variant.macs / base.macs:.0%}",
-            f"{variant.parameters:,}",
+            "unknown" if variant.macs is None or not base.macs else f"{variant.macs / base.macs:.0%}",
+            "unknown" if variant.parameters is None else f"{variant.parameters:,}",
             f"{variant.size / 1e6:.2f} MB",
             *(_latency(profile, variant.id) for profile in profiles),
         ]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -16,8 +19,16 @@ from zoo.catalog import InputSpec
 
 Split = Literal["train", "tune", "route", "test"]
 SPLITS: Mapping[Split, float] = {"train": 0.5, "tune": 0.1, "route": 0.2, "test": 0.2}
-"""What each split is for: *train* weights; *tune* early stopping, importance, reward, calibration;
-*route* the premodel, on inputs that no variant has seen; *test* reporting, which no decision reads."""
+"""What each split is for, and its share of the data: *train* weights; *tune* early stopping, importance, reward,
+calibration; *route* the premodel, on inputs that no variant has seen; *test* reporting, which no decision reads."""
+
+MOST: Mapping[Split, int] = {"tune": 2_000, "route": 5_000, "test": 10_000}
+"""The most examples that a split takes; of larger data, the rest is worth more as train."""
+
+A_HANDFUL = 5
+"""How many examples to learn from a class needs at the least."""
+
+_HASHED_AT_ONCE = 1024
 
 Indices = npt.NDArray[np.intp]
 
@@ -32,6 +43,8 @@ class Dataset:
         y: class indices, of shape (examples,).
         classes: the names of the classes.
         input: what one input is.
+        test: indices of the examples that the dataset itself sets apart for testing, if it does.
+        groups: for each example what it has in common with others, such as its speaker, if that is known.
     """
 
     name: str
@@ -39,11 +52,15 @@ class Dataset:
     y: npt.NDArray[np.int64]
     classes: tuple[str, ...]
     input: InputSpec
+    test: Indices | None = None
+    groups: tuple[str, ...] | None = None
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over all inputs and labels, in hexadecimal."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.x).tobytes())
+        digest = hashlib.sha256()
+        for start in range(0, len(self.x), _HASHED_AT_ONCE):
+            digest.update(np.ascontiguousarray(self.x[start : start + _HASHED_AT_ONCE]).data)
         digest.update(self.y.tobytes())
         return digest.hexdigest()
 
@@ -52,53 +69,118 @@ class Dataset:
         return [hashlib.sha256(self.x[index].tobytes()).hexdigest()[:16] for index in indices]
 
 
-def split_indices(y: npt.NDArray[np.int64], seed: int) -> dict[Split, Indices]:
+def require_classes(name: str, counts: Mapping[str, int]) -> None:
+    """Checks that there is something to learn.
+
+    Args:
+        name: the dataset's.
+        counts: how many examples of each class there are outside its test split.
+
+    Raises:
+        DataError: there are no examples, only one class, or too few examples of one.
+    """
+    if not any(counts.values()):
+        raise DataError(f"{name} has no examples to learn from: all its examples are for testing, or it is empty")
+    if len(counts) == 1:
+        raise DataError(f"{name} has only one class, {', '.join(counts)}: there is nothing to tell apart")
+    if few := [f"{label} ({count})" for label, count in counts.items() if count < A_HANDFUL]:
+        raise DataError(f"{name} has classes with fewer than {A_HANDFUL} examples to learn from: {', '.join(few)}")
+
+
+def split_indices(dataset: Dataset, seed: int) -> dict[Split, Indices]:
     """Divides examples into the four splits at random, each with the same share of every class.
+
+    Where the dataset sets a test split apart, that is it, and the others share the rest in proportion.
 
     Raises:
         DataError: a class has too few examples for that.
     """
     from sklearn.model_selection import train_test_split
 
-    remaining = np.arange(len(y))
-    share = 1.0
     splits: dict[Split, Indices] = {}
-    for name, fraction in list(SPLITS.items())[:-1]:
+    remaining = np.arange(len(dataset.y))
+    wanted = list(MOST)
+    if dataset.test is not None:
+        splits["test"] = np.sort(dataset.test)
+        remaining = np.setdiff1d(remaining, dataset.test)
+        wanted.remove("test")
+    whole, shares = len(remaining), sum(SPLITS[name] for name in ("train", *wanted))
+    for name in wanted:
+        size = min(MOST[name], round(SPLITS[name] / shares * whole))
         try:
-            chosen, remaining = train_test_split(
-                remaining, train_size=fraction / share, stratify=y[remaining], random_state=seed
+            remaining, chosen = train_test_split(
+                remaining, test_size=size, stratify=dataset.y[remaining], random_state=seed
             )
         except ValueError as error:
-            raise DataError(f"the data cannot be divided into {', '.join(SPLITS)}: {error}") from None
+            raise DataError(f"{dataset.name} cannot be divided into {', '.join(SPLITS)}: {error}") from None
         splits[name] = np.sort(chosen)
-        share -= fraction
-    splits["test"] = np.sort(remaining)
+    splits["train"] = np.sort(remaining)
     return splits
 
 
-def load_dataset(name: str) -> Dataset:
-    """Loads a dataset by name.
+class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a dataset is read.
+
+    Attributes:
+        size: height and width that images are brought to; by default the most common size in the data.
+        on_bad: what to do with files that cannot be read or are unlike the others: ``"refuse"`` the dataset,
+            naming them, or ``"skip"`` them, saying how many.
+        seconds: the length that recordings are brought to; by default that of the longest.
+        sampling_rate: the rate that recordings are brought to; by default the most common in the data.
+    """
+
+    size: tuple[int, int] | None = None
+    on_bad: Literal["refuse", "skip"] = "refuse"
+    seconds: float | None = None
+    sampling_rate: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what cannot be meant.
+
+        Raises:
+            UsageError: a size, length or rate that is not positive.
+        """
+        for what, value in ("size", self.size), ("seconds", self.seconds), ("sampling_rate", self.sampling_rate):
+            numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+            if not all(0 < number < math.inf for number in numbers):
+                raise UsageError(f"{what} is {value}, and has to be positive")
+
+
+Reader = Callable[[str, ReadOptions], Dataset]
+"""Reads what is behind the colon of a dataset's name, such as the directory of ``images:DIR``."""
+
+READERS: Mapping[str, str] = {
+    "digits": "zoo.readers.digits:read",
+    "images": "zoo.readers.images:read",
+    "cifar10": "zoo.readers.cifar10:read",
+    "fashion-mnist": "zoo.readers.idx:read_fashion_mnist",
+    "mnist": "zoo.readers.idx:read_mnist",
+    "speech": "zoo.readers.speech:read",
+    "npz": "zoo.readers.npz:read",
+    "module": "zoo.readers.module:read",
+}
+"""Where each kind of dataset is read: module and function, imported when first wanted."""
+
+
+def load_dataset(name: str, options: ReadOptions | None = None) -> Dataset:
+    """Loads a dataset by name: a kind, and for most kinds a colon and what to read.
 
     Raises:
-        UsageError: no such dataset.
+        UsageError: no such kind.
+        DataError: what is behind the name cannot be read, or is no dataset to build a zoo on.
     """
-    if name not in _READERS:
-        raise UsageError(f"unknown dataset {name!r}: there is {', '.join(_READERS)}")
-    return _READERS[name]()
+    kind, _, argument = name.partition(":")
+    if kind not in READERS:
+        raise UsageError(f"unknown dataset {name!r}: there is {', '.join(READERS)}")
+    module, function = READERS[kind].split(":")
+    read: Reader = getattr(import_module(module), function)
+    dataset = read(argument, options or ReadOptions())
+    require_classes(dataset.name, _learning_counts(dataset))
+    return dataset
 
 
-def _digits() -> Dataset:
-    """1,797 scans of handwritten digits, 8×8 pixels of 0 to 16, inside scikit-learn."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    return Dataset(
-        name="digits",
-        x=digits.images.astype(np.float32)[..., np.newaxis],
-        y=digits.target.astype(np.int64),
-        classes=tuple(str(name) for name in digits.target_names),
-        input=InputSpec(kind="image", shape=(8, 8, 1), dtype="float32", minimum=0.0, maximum=16.0),
-    )
-
-
-_READERS: Mapping[str, Callable[[], Dataset]] = {"digits": _digits}
+def _learning_counts(dataset: Dataset) -> dict[str, int]:
+    """How many examples of each class are outside the dataset's own test split."""
+    labels = dataset.y if dataset.test is None else np.delete(dataset.y, dataset.test)
+    counts = np.bincount(labels, minlength=len(dataset.classes))
+    return dict(zip(dataset.classes, counts.tolist(), strict=True))

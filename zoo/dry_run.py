@@ -9,17 +9,19 @@ import numpy as np
 
 from fleetfoot.console import note
 from zoo.backend import keras
+from zoo.build import resolve
 from zoo.candidates import cut
+from zoo.channels import can_be_cut
 from zoo.cost import count_macs
-from zoo.datasets import SPLITS, Dataset, load_dataset
+from zoo.datasets import Dataset, load_dataset, split_indices
 from zoo.finetune import BATCH
-from zoo.models import base_model, is_file
+from zoo.models import base_model
 from zoo.record import BuildOptions
 from zoo.search.strategies import make_strategy
 
 _EXPORT_SECONDS = 3.0
 _MEASURE_SECONDS = 2.0
-_BYTES_PER_PARAMETER = {None: 4, "int8": 1}
+_BYTES_PER_PARAMETER = {None: 4, "int8": 1, "dynamic": 1, "float16": 2}
 
 
 class Forecast(NamedTuple):
@@ -40,22 +42,20 @@ def forecast(options: BuildOptions) -> list[Forecast]:
     Raises:
         FleetfootError: the data, the model or the options do not fit.
     """
-    dataset = load_dataset(options.data)
-    base = base_model(options.model, dataset)
-    if not is_file(options.model):
+    options = resolve(options)
+    dataset = load_dataset(options.data, options.read)
+    train = split_indices(dataset, options.seed)["train"]
+    base, trained = base_model(options.model, dataset, train)
+    if not trained:
         note("the base model is not trained yet: where weights decide, the final variants will differ")
-    epoch_seconds = _epoch_seconds(base, dataset)
+    epoch_seconds = _epoch_seconds(base, dataset, len(train))
     lines = []
-    strategy = make_strategy(options.strategy, base, options.grid, "")
+    strategy = make_strategy(options.strategy, base, options.grid, "" if can_be_cut(base) else None)
     for proposal in strategy.propose():
         for name, recipe in proposal.recipes.items():
             network = cut(base, recipe)
             share = count_macs(network) / count_macs(base)
-            epochs = (
-                recipe.training.epochs
-                if recipe.training
-                else options.epochs * (name == "base" and not is_file(options.model))
-            )
+            epochs = recipe.training.epochs if recipe.training else options.epochs * (name == "base" and not trained)
             lines.append(
                 Forecast(
                     name=name,
@@ -68,7 +68,7 @@ def forecast(options: BuildOptions) -> list[Forecast]:
     return lines
 
 
-def _epoch_seconds(model: Any, dataset: Dataset) -> float:
+def _epoch_seconds(model: Any, dataset: Dataset, train_examples: int) -> float:
     """How long one epoch of the train split takes, from three steps after two that compile."""
     x = dataset.x[:BATCH]
     targets = np.eye(len(dataset.classes), dtype=np.float32)[dataset.y[: len(x)]]
@@ -79,4 +79,4 @@ def _epoch_seconds(model: Any, dataset: Dataset) -> float:
     start = time.perf_counter()
     for _ in range(3):
         trial.train_on_batch(x, targets)
-    return (time.perf_counter() - start) / 3 * SPLITS["train"] * len(dataset.x) / BATCH
+    return (time.perf_counter() - start) / 3 * train_examples / BATCH

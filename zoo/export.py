@@ -39,14 +39,14 @@ def export(
     Args:
         networks: functional models by signature.
         path: the file to write, atomically.
-        quantize: ``"int8"`` for integer arithmetic inside; inputs and outputs stay float.
-        calibration: raw inputs, of shape (examples, …), that the int8 ranges are taken from.
+        quantize: the number format inside, of ``zoo.recipe.QUANTIZATIONS``; inputs and outputs stay as they are.
+        calibration: raw inputs, of shape (examples, …), that the ranges of ``"int8"`` are taken from.
 
     Raises:
         ExportError: the converter refuses, for instance because of an operator that LiteRT lacks.
     """
     endpoints = {name: _endpoint(network) for name, network in networks.items()}
-    write_litert(endpoints, path, tracked=list(networks.values()), calibration=calibration if quantize else None)
+    write_litert(endpoints, path, tracked=list(networks.values()), quantize=quantize, calibration=calibration)
 
 
 def write_litert(
@@ -54,6 +54,7 @@ def write_litert(
     path: Path,
     *,
     tracked: Sequence[Any] = (),
+    quantize: str | None = None,
     calibration: Array | None = None,
 ) -> None:
     """Converts functions to one LiteRT file of built-in operators, a signature each.
@@ -62,7 +63,8 @@ def write_litert(
         endpoints: the functions by signature.
         path: the file to write, atomically.
         tracked: the networks whose weights the functions use.
-        calibration: raw inputs; if given, the file computes in int8, in ranges taken from them.
+        quantize: the number format inside, or None for float32.
+        calibration: raw inputs that the ranges of ``"int8"`` are taken from.
 
     Raises:
         ExportError: the converter refuses.
@@ -77,11 +79,8 @@ def write_litert(
         try:
             archive.write_out(directory, verbose=False)
             converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=list(endpoints))
-            if calibration is not None:
-                inputs = calibration[:_CALIBRATION_INPUTS]
-                converter.optimizations = [tf.lite.Optimize.DEFAULT]
-                converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-                converter.representative_dataset = lambda: _calibration(endpoints, inputs)
+            if quantize:
+                _quantize(converter, quantize, list(endpoints), calibration)
             data = converter.convert()
         except Exception as error:  # the converter raises whatever its passes raise
             reason = str(error).strip() or log()
@@ -89,10 +88,21 @@ def write_litert(
     write_bytes(path, data)
 
 
+def _quantize(converter: Any, quantize: str, signatures: Sequence[str], calibration: Array | None) -> None:
+    """Tells the converter which number format to use."""
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]  # on its own, this is "dynamic"
+    if quantize == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if quantize == "int8":
+        assert calibration is not None, "int8 needs calibration inputs"
+        inputs = spread(calibration, _CALIBRATION_INPUTS)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.representative_dataset = lambda: _calibration(signatures, inputs)
+
+
 def predict(path: Path, signature: str, x: Array, threads: int = 1) -> Array:
     """Probabilities of shape (examples, classes) that an exported network gives for raw inputs, one at a time."""
     runner = Model(path, threads).runner(signature)
-    x = x.astype(runner.input.dtype, copy=False)
     return np.concatenate([runner(x[index : index + 1]) for index in range(len(x))])
 
 
@@ -106,6 +116,12 @@ def parity(network: Any, path: Path, signature: str, x: Array, quantize: str | N
     if quantize is None and not difference <= FLOAT_TOLERANCE:  # so that NaN fails too
         raise ExportError(f"{path.name} answers otherwise than Keras: probabilities differ by {difference:.2g}")
     return difference
+
+
+def spread(x: Array, count: int) -> Array:
+    """At most so many of some examples, from first to last: data is often in the order of its classes."""
+    chosen: Array = x[np.linspace(0, len(x) - 1, min(count, len(x))).round().astype(int)]
+    return chosen
 
 
 def _endpoint(network: Any) -> Endpoint:

@@ -38,3 +38,9 @@ def rebuild(
 def copy_layer(layer: Any, **changes: Any) -> Any:
     """A new layer of the same type, name and configuration, but for ``changes``."""
     return type(layer).from_config(layer.get_config() | changes)
+
+
+def apply_layers(model: Any, tensor: Any) -> Any:
+    """Calls a functional model's layers, not the model as one, on a symbolic tensor; weights are shared."""
+    (output,) = keras.tree.flatten(model._run_through_graph(tensor, operation_fn=lambda operation: operation))
+    return output

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from fleetfoot.errors import NotAZooError, SchemaError, StaleError
 from fleetfoot.files import atomic_path
+from zoo.catalog import Balance
 
 Array = npt.NDArray[Any]
 
@@ -80,12 +81,12 @@ class Outcomes:
         return cls(arrow.to_pandas(), about.hashes)
 
     def require_current(self, hashes: Mapping[str, str]) -> None:
-        """Makes sure that the table is of the variants with these file hashes.
+        """Makes sure that the variants with these file hashes are in the table.
 
         Raises:
             StaleError: it is of others.
         """
-        if self.hashes != dict(hashes):
+        if not hashes.items() <= self.hashes.items():
             raise StaleError("outcomes.parquet is of other variants than zoo.json: run build-zoo anew")
 
     def matrix(self, column: str, split: str, variants: Sequence[str]) -> pd.DataFrame:
@@ -97,6 +98,21 @@ class Outcomes:
         """The share of a split's inputs that each variant answers rightly."""
         rows = self.table[self.table["split"] == split]
         return {str(name): float(value) for name, value in rows.groupby("variant")["correct"].mean().items()}
+
+
+def balance(outcomes: Outcomes, variant: str, base: str, classes: Sequence[str]) -> Balance:
+    """How evenly a variant does over the classes of the test split, beside the base model."""
+    from sklearn.metrics import f1_score
+
+    tests = outcomes.table[outcomes.table["split"] == "test"]
+    of_variant = tests[tests["variant"] == variant]
+    recall = of_variant.groupby("label")["correct"].mean()
+    change = recall - tests[tests["variant"] == base].groupby("label")["correct"].mean()
+    return Balance(
+        macro_f1=float(f1_score(of_variant["label"], of_variant["predicted"], average="macro", zero_division=0.0)),
+        worst_class=classes[int(change.idxmin())],
+        worst_change=float(change.min()),
+    )
 
 
 def variant_outcomes(

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import msgspec
 
 Scheme = Literal["spatial", "dense"]
-QUANTIZATIONS = ("int8",)
+QUANTIZATIONS = ("int8", "dynamic", "float16")
+"""Integer arithmetic; integer weights, activations as they come; weights of half the size."""
 
 
 class LayerRank(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,20 +9,37 @@ import msgspec
 import numpy as np
 
 from fleetfoot import __version__
+from fleetfoot.errors import DataError
 from fleetfoot.files import Document
 from zoo.catalog import InputSpec
-from zoo.datasets import Dataset, Indices, Split, split_indices
+from zoo.datasets import Dataset, Indices, ReadOptions, Split, load_dataset, split_indices
 from zoo.search.strategies import GridOptions
 
 
 class BuildOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a zoo is built from and how; a build is resumed with the same options only."""
+    """What a zoo is built from and how; a build is resumed with the same options only.
+
+    Attributes:
+        data: the dataset's name.
+        model: the base model's name, or None for the dataset's own.
+        device: where the variants are measured.
+        strategy: how recipes are proposed.
+        epochs: of the training of a base model that comes without weights.
+        train_base: epochs by which a base model that comes with weights is trained on; None if only needed.
+        custom_objects: the module that registers the base model's own layers.
+        read: how the dataset is read.
+        grid: what the grid is made of.
+        seed: of the splits and of the base model's training.
+    """
 
     data: str = "digits"
     model: str | None = None
     device: str = "local"
     strategy: str = "grid"
     epochs: int = 12
+    train_base: int | None = None
+    custom_objects: str | None = None
+    read: ReadOptions = ReadOptions()
     grid: GridOptions = GridOptions()
     seed: int = 0
 
@@ -42,7 +59,7 @@ class BuildRecord(Document, frozen=True, kw_only=True):
     @classmethod
     def new(cls, options: BuildOptions, dataset: Dataset) -> BuildRecord:
         """The record of a build that begins now: divides the data, and notes what it is made with."""
-        splits = split_indices(dataset.y, options.seed)
+        splits = split_indices(dataset, options.seed)
         return cls(
             options=options,
             data_fingerprint=dataset.fingerprint,
@@ -51,6 +68,17 @@ class BuildRecord(Document, frozen=True, kw_only=True):
             splits={name: indices.tolist() for name, indices in splits.items()},
             versions=tool_versions(),
         )
+
+    def load_data(self) -> Dataset:
+        """The data that the zoo was built on.
+
+        Raises:
+            DataError: what is there now is other data.
+        """
+        dataset = load_dataset(self.options.data, self.options.read)
+        if dataset.fingerprint != self.data_fingerprint:
+            raise DataError(f"{self.options.data} is not the data that the zoo was built on: build the zoo anew")
+        return dataset
 
     def indices(self) -> dict[Split, Indices]:
         """The splits as index arrays."""

@@ -18,7 +18,7 @@ from fleetfoot.errors import ModelError, UsageError
 from zoo.backend import keras, tf
 from zoo.channels import cuttable_groups, kept_positions, slice_model, take
 from zoo.cost import count_macs
-from zoo.finetune import BATCH, TrainingData, schedule
+from zoo.finetune import TrainingData, schedule
 from zoo.pruning import filter_norms, round_width
 
 Widths = Mapping[str, int]
@@ -79,6 +79,7 @@ def train_jointly(
     epochs: int,
     learning_rate: float,
     teacher: Any = None,
+    seed: int = 0,
 ) -> list[Any]:
     """Fine-tunes nested subnetworks of an ordered network together and returns them, one per rung.
 
@@ -92,10 +93,12 @@ def train_jointly(
         epochs: passes over the train split.
         learning_rate: where the cosine schedule starts.
         teacher: a network whose answers are half of the target.
+        seed: of the order of the examples.
     """
     family = [_Subnetwork(model, widths) for widths in ladder]
     weights = [math.sqrt(member.model.count_params() / model.count_params()) for member in family]
-    optimizer = keras.optimizers.Adam(schedule(learning_rate, epochs, data))
+    batches = data.train_batches(teacher, seed)
+    optimizer = keras.optimizers.Adam(schedule(learning_rate, epochs, batches))
     optimizer.build(model.trainable_variables)
 
     @tf.function  # type: ignore[untyped-decorator]
@@ -113,15 +116,11 @@ def train_jointly(
             model.trainable_variables,
         )
 
-    batches = (
-        tf.data.Dataset.from_tensor_slices((data.x_train, data.targets(teacher)))
-        .shuffle(len(data.x_train), seed=0)
-        .batch(BATCH)
-    )
     with progress("training subnetworks", epochs) as advance:
-        for _ in range(epochs):
+        for epoch in range(epochs):
+            batches.start_epoch(epoch)
             for x, targets in batches:
-                step(x, targets)
+                step(tf.convert_to_tensor(x), tf.convert_to_tensor(targets))
             advance(1)
     for member in family:
         member.take_weights()

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from fleetfoot.console import warn
+from fleetfoot.console import note, warn
 from fleetfoot.errors import UsageError
 from zoo.lowrank import ranks_for_energy
 from zoo.pruning import keep_by_norm
@@ -51,10 +51,11 @@ class Grid:
     Args:
         model: the base model.
         options: keep ratios, kept energies, fractions of the MACs, number formats.
-        order_file: the file of the channel orders that the subnetworks are prefixes of.
+        order_file: the file of the channel orders that the subnetworks are prefixes of; None for a model
+            that cannot be cut, of which there are other number formats only.
     """
 
-    def __init__(self, model: Any, options: GridOptions, order_file: str) -> None:
+    def __init__(self, model: Any, options: GridOptions, order_file: str | None) -> None:
         self._batches = [self._grid(model, options, order_file)]
 
     def propose(self) -> Sequence[Proposal]:
@@ -64,7 +65,10 @@ class Grid:
     def observe(self, trials: Sequence[Trial]) -> None:
         """Nothing to learn: the grid is fixed."""
 
-    def _grid(self, model: Any, options: GridOptions, order_file: str) -> list[Proposal]:
+    def _grid(self, model: Any, options: GridOptions, order_file: str | None) -> list[Proposal]:
+        if order_file is None:
+            note(f"{model.name} has no layers that can be cut (a SavedModel never has): only its number format changes")
+            options = msgspec.structs.replace(options, prune=(), low_rank=(), subnetworks=())
         training = Training(epochs=options.epochs, teacher="base", seed=options.seed)
         alone = {"base": Recipe()}
         for ratio in options.prune:
@@ -95,10 +99,10 @@ def _distinct(recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
     return {name: recipe for recipe, name in name_of.items()}
 
 
-STRATEGIES: Mapping[str, Callable[[Any, GridOptions, str], Strategy]] = {"grid": Grid}
+STRATEGIES: Mapping[str, Callable[[Any, GridOptions, str | None], Strategy]] = {"grid": Grid}
 
 
-def make_strategy(name: str, model: Any, options: GridOptions, order_file: str) -> Strategy:
+def make_strategy(name: str, model: Any, options: GridOptions, order_file: str | None) -> Strategy:
     """The strategy of that name.
 
     Raises:

@@ -1,0 +1,1 @@
+"""Readers: what people have, as datasets; a module per kind."""

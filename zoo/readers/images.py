@@ -1,0 +1,165 @@
+"""Images in a folder per class, or in an archive of that; decoded once, then mapped from the disk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from PIL import Image, ImageOps
+
+from zoo.catalog import InputSpec
+from zoo.datasets import Dataset, ReadOptions
+from zoo.readers.layout import by_folder
+from zoo.readers.reading import Method, Plan, read_files
+from zoo.readers.store import Array
+from zoo.readers.tree import Member, Tree, open_tree, resolve
+
+FORMATS = (
+    "JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA", "ICO", "PCX", "DDS", "QOI", "SGI"
+)  # fmt: skip
+"""Those of Pillow's formats that hold pixels and are decoded without running another program."""
+
+_GREY_MODES = frozenset({"1", "L", "LA", "La", "I"})
+_SIXTEEN_BIT_FORMATS = frozenset({"PNG", "PPM"})
+"""Whose images of mode I are of 16 bits, in versions of Pillow that read them so."""
+
+Size = tuple[int, int]
+
+
+class Look(NamedTuple):
+    """What the head of an image file says: height and width, and whether it is grey."""
+
+    size: Size
+    grey: bool
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What pixels depend on beside the files."""
+
+    size: Size | None
+
+
+def read(argument: str, options: ReadOptions) -> Dataset:
+    """Reads ``DIR/<class>/*`` or ``DIR/{train,val,test}/<class>/*``, or a ``.tar.gz``, ``.tgz`` or ``.zip`` of that.
+
+    Classes are in the order of their names as text. Of an image with several frames the first is taken.
+    Images are taken as they are stored: an orientation in their metadata is not applied.
+
+    Raises:
+        UsageError: no path.
+        DataError: nothing there to build on, or images that cannot be used.
+    """
+    path = resolve("images", argument)
+    return read_trees(f"images:{path}", [open_tree(path)], options)
+
+
+def read_trees(name: str, trees: Sequence[Tree], options: ReadOptions) -> Dataset:
+    """Reads the images in several trees, as if they were in one.
+
+    Raises:
+        DataError: nothing there to build on, or images that cannot be used.
+    """
+    method = Method(
+        what="images",
+        wanted=is_image,
+        look=look,
+        arrange=by_folder,
+        plan=partial(plan, size=options.size),
+        settings=Settings(options.size),
+        alarms={Image.DecompressionBombWarning: ""},
+        advice="repair or remove them, skip them (on_bad), or bring all images to one size (size)",
+    )
+    return read_files(name, trees, options, method)
+
+
+def is_image(path: str) -> bool:
+    """Whether a file's name ends as that of an image."""
+    return Image.registered_extensions().get(PurePosixPath(path).suffix.lower()) in FORMATS
+
+
+def look(member: Member) -> Look:
+    """Reads the head of an image file."""
+    with member.open() as file, Image.open(file, formats=_formats()) as image:
+        if not _has_known_range(image):
+            raise ValueError(f"pixels of mode {image.mode}, whose range is not known")
+        return Look((image.height, image.width), image.mode in _GREY_MODES or _is_16_bit(image))
+
+
+def plan(looks: Mapping[str, Look], size: Size | None) -> Plan:
+    """Decides what is made of images.
+
+    Args:
+        looks: what was seen of each.
+        size: height and width that all are brought to; if None the most common one, and others are faults.
+    """
+    target = size or Counter(seen.size for seen in looks.values()).most_common(1)[0][0]
+    unlike = {path: seen.size for path, seen in looks.items() if seen.size != target}
+    faults = {} if size else {path: f"{_times(one)}, and most are {_times(target)}" for path, one in unlike.items()}
+    kept = [seen for path, seen in looks.items() if path not in faults]
+    grey = sum(seen.grey for seen in kept)
+    channels = 1 if grey == len(kept) else 3
+    notes = []
+    if size and unlike:
+        notes.append(f"{len(unlike):,} of {len(looks):,} images are brought to {_times(size)}, cut at the edges")
+    if grey and channels == 3:
+        notes.append(f"{grey:,} of {len(kept):,} images are grey, and made colour as the others are")
+    return Plan(
+        input=InputSpec(kind="image", shape=(*target, channels), dtype="uint8", minimum=0.0, maximum=255.0),
+        decode=partial(decode, size=target, channels=channels),
+        faults=faults,
+        notes=tuple(notes),
+    )
+
+
+def decode(member: Member, size: Size, channels: int) -> Array:
+    """Reads an image as pixels.
+
+    An image of another size is scaled until it covers this one, then cut at its edges.
+
+    Args:
+        member: the file.
+        size: height and width.
+        channels: 1 for grey, 3 for red, green and blue.
+
+    Returns:
+        Pixels of shape (height, width, channels) and type uint8, from 0 to 255.
+    """
+    height, width = size
+    with member.open() as file, Image.open(file, formats=_formats()) as image:
+        if image.size != (width, height):
+            image.draft(None, (2 * width, 2 * height))
+        pixels = _eight_bit(image) if _is_16_bit(image) else image
+        mode = "L" if channels == 1 else "RGB"
+        converted = pixels if pixels.mode == mode else pixels.convert(mode)
+        if converted.size != (width, height):
+            converted = ImageOps.fit(converted, (width, height), Image.Resampling.BILINEAR)
+        return np.asarray(converted).reshape(height, width, channels)
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats that this build of Pillow knows."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _times(size: Size) -> str:
+    return f"{size[0]}×{size[1]}"
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in _SIXTEEN_BIT_FORMATS)
+
+
+def _has_known_range(image: Image.Image) -> bool:
+    return image.mode not in {"I", "F"} or _is_16_bit(image)
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """The upper eight of sixteen bits; Pillow's own conversion would cut values off at 255."""
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
