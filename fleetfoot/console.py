@@ -112,6 +112,19 @@ class NumberList(click.ParamType[tuple[float, ...]]):
             self.fail(f"{value!r} is no list of numbers separated by commas", param, ctx)
 
 
+class Size(click.ParamType[tuple[int, int]]):
+    """Height and width, such as ``96x128``; a single number is both."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """The two numbers."""
+        sizes = str(value).lower().replace("×", "x").split("x")
+        if not all(size.isdecimal() and int(size) > 0 for size in sizes) or len(sizes) > 2:
+            self.fail(f"{value!r} is no size: give height and width, as in 96x128", param, ctx)
+        return int(sizes[0]), int(sizes[-1])
+
+
 class Command(click.Command):
     """A command whose every failure is one line on standard error and an exit status."""
 

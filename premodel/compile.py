@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from fleetfoot.files import write_bytes
 from premodel.estimators import LinearEstimator
 from premodel.features import compute
 from premodel.plan import ESTIMATE_SIGNATURE
 from zoo.backend import tf
 from zoo.catalog import InputSpec
-from zoo.export import Endpoint, write_litert
+from zoo.export import Endpoint, convert
 
 
 def compile_linear(estimator: LinearEstimator, spec: InputSpec, path: Path) -> None:
@@ -27,4 +28,4 @@ def compile_linear(estimator: LinearEstimator, spec: InputSpec, path: Path) -> N
         return {"p_right": tf.sigmoid(tf.matmul(compute(x, spec), weights) + bias)}
 
     input_spec = tf.TensorSpec([1, *spec.shape], np.dtype(spec.dtype), name="input")
-    write_litert({ESTIMATE_SIGNATURE: Endpoint(estimate, input_spec)}, path)
+    write_bytes(path, convert({ESTIMATE_SIGNATURE: Endpoint(estimate, input_spec)}))

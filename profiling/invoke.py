@@ -97,7 +97,8 @@ class _Quantization(NamedTuple):
 
     def encode(self, x: Array) -> Array:
         limits = np.iinfo(self.dtype)
-        return np.clip(np.rint(x / self.scale) + self.zero, limits.min, limits.max).astype(self.dtype)
+        integers: Array = np.rint(x / self.scale) + self.zero
+        return integers.clip(limits.min, limits.max).astype(self.dtype)
 
     def decode(self, x: Array) -> Array:
         real: Array = (x.astype(np.float32) - self.zero) * np.float32(self.scale)

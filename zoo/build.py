@@ -24,6 +24,7 @@ from fleetfoot.errors import NotAZooError, SchemaError, UsageError, ZooError
 from fleetfoot.files import atomic_path, is_document, is_temporary, remove_temporaries, sha256, write_bytes
 from profiling.device import Device, connect_device
 from profiling.profile import Profile
+from zoo.augment import check_augmentations
 from zoo.backend import make_deterministic, tf
 from zoo.candidates import UNFINISHED, Bench, base_path, make_candidate
 from zoo.catalog import BUILT_FILES, Manifest, Variant, Zoo, profile_path
@@ -87,6 +88,7 @@ def resolve(options: BuildOptions) -> BuildOptions:
 
 def _start(options: BuildOptions, dataset: Dataset) -> Base:
     """The base model as it comes; with it, what cannot be meant is found out before anything is written."""
+    check_augmentations(options.augment, dataset.input)
     make_deterministic(options.seed)
     base = base_model(options.model, dataset, split_indices(dataset, options.seed)["train"])
     make_strategy(options.strategy, base.model, options.grid, "" if can_be_cut(base.model) else None)
@@ -98,7 +100,7 @@ def _build(
 ) -> Zoo:
     options, splits = record.options, record.indices()
     _ensure_base(out, options, dataset, splits, start)
-    bench = Bench.open(out, TrainingData.of(dataset, splits))
+    bench = Bench.open(out, TrainingData.of(dataset, splits, options.augment))
     strategy = make_strategy(options.strategy, bench.base, options.grid, _ensure_order(bench))
     journal = Journal(out / Journal.FILE)
     trials = list(_make_all(strategy, journal, bench, record, jobs))
@@ -194,7 +196,7 @@ def _ensure_base(
     if path.exists():
         return
     model, trained = start or _start(options, dataset)
-    data = TrainingData.of(dataset, splits)
+    data = TrainingData.of(dataset, splits, options.augment)
     epochs = _epochs_needed(model, data, options) if trained else options.epochs
     if epochs:
         train(
@@ -266,7 +268,7 @@ def _make_in_worker(zoo: Path, record: BuildRecord, proposal: Proposal, threads:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
     options = resolve(record.options)
     dataset = load_dataset(options.data, options.read)
-    data = TrainingData.of(dataset, record.indices())
+    data = TrainingData.of(dataset, record.indices(), options.augment)
     return make_candidate(Bench.open(zoo, data), proposal)
 
 

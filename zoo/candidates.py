@@ -17,9 +17,10 @@ from zoo.backend import keras, make_deterministic
 from zoo.catalog import Variant
 from zoo.channels import permute_model, slice_model
 from zoo.cost import count_macs, peak_activation_bytes
-from zoo.export import export, parity, predict, spread
+from zoo.export import export, parity, predict
 from zoo.finetune import TrainingData, recalibrate_batch_norm, train
 from zoo.lowrank import decompose
+from zoo.quantize import spread
 from zoo.recipe import Recipe
 from zoo.search.journal import Trial
 from zoo.search.strategies import Proposal
@@ -73,7 +74,7 @@ def make_candidate(bench: Bench, proposal: Proposal) -> Trial:
     file = f"variants/{_file_stem(ids)}.tflite"
     path = bench.zoo / file
     signatures = {ids[name]: network for name, network in networks.items()}
-    export(signatures, path, quantize=quantize, calibration=bench.data.x_tune)
+    spared = export(signatures, path, quantize=quantize, x=bench.data.x_tune, y=bench.data.y_tune)
     digest = sha256(path)
     variants = tuple(
         Variant(
@@ -89,6 +90,7 @@ def make_candidate(bench: Bench, proposal: Proposal) -> Trial:
             size=path.stat().st_size,
             peak_activation_bytes=peak_activation_bytes(networks[name], _BYTES_PER_ACTIVATION[quantize]),
             parity=parity(networks[name], path, ids[name], spread(bench.data.x_tune, _PARITY_INPUTS), quantize),
+            float_operators=spared,
         )
         for name, recipe in proposal.recipes.items()
     )
@@ -172,6 +174,9 @@ def _nested(bench: Bench, recipes: Mapping[str, Recipe], order: Mapping[str, lis
         teacher=bench.base if training and training.teacher else None,
         seed=training.seed if training else 0,
     )
+    if training and training.epochs == 0:
+        for network in family:
+            recalibrate_batch_norm(network, bench.data)
     return dict(zip(recipes, family, strict=True))
 
 

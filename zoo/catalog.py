@@ -79,8 +79,9 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """One runnable model: a signature in a file, how it was made, and what was measured of it.
 
     ``accuracy`` is by split; ``parity`` is the largest difference between the probabilities that
-    Keras and LiteRT give on tune inputs. What only the network's structure tells is null for a file that
-    somebody brought.
+    Keras and LiteRT give on tune inputs. ``float_operators`` are those that a quantised network computes in
+    float, because integers would have cost too much accuracy. What only the network's structure tells is null
+    for a file that somebody brought.
     """
 
     id: str
@@ -96,6 +97,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     peak_activation_bytes: int | None
     parity: float | None
     balance: Balance | None = None
+    float_operators: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"variants/[\w.+-]+\.tflite", self.file):

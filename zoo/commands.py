@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 import msgspec
 
-from fleetfoot.console import NumberList, WordList, command, note, print_json, print_table, warn
+from fleetfoot.console import NumberList, Size, WordList, command, note, print_json, print_table, warn
 from fleetfoot.errors import DamagedFileError, SchemaError
 from profiling.profile import Profile
 from zoo.catalog import Manifest, Zoo
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 @command("build-zoo", example="build-zoo --out my-zoo --data digits --prune 0.25,0.5 --subnetworks 0.25,0.5,1")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The zoo directory to make.")
-@click.option("--data", default="digits", show_default=True, help="The dataset.")
-@click.option("--model", help="A built-in network, or the path of a trained .keras file.  [default: the dataset's own]")
+@click.option("--data", default="digits", show_default=True, help="digits, images:DIR, cifar10:DIR, "
+              "fashion-mnist:DIR, mnist:DIR, speech:DIR, npz:FILE or module:PACKAGE.MODULE:FUNCTION.")  # fmt: skip
+@click.option("--model", help="A trained model (.keras, .h5, a SavedModel directory), package.module:function, "
+              "or a built-in network.  [default: the dataset's own]")  # fmt: skip
 @click.option("--device", default="local", show_default=True, help="Where the variants are measured.")
 @click.option("--strategy", default="grid", show_default=True, help="How recipes are proposed.")
 @click.option("--epochs", type=click.IntRange(1), default=12, show_default=True,
@@ -38,9 +40,15 @@ if TYPE_CHECKING:
               "batch-norm statistics anew and no more.  [default: a third of --epochs]")  # fmt: skip
 @click.option("--train-base", type=click.IntRange(0), metavar="EPOCHS",
               help="Train a model on that comes with weights.  [default: only if it knows nothing]")  # fmt: skip
+@click.option("--augment", type=WordList(), default="", metavar="WAY,…",
+              help="How train inputs are changed at random: flip (images, left to right), shift.")  # fmt: skip
 @click.option("--custom-objects", metavar="MODULE", help="The module that registers the model's own layers.")
 @click.option("--on-bad", type=click.Choice(["refuse", "skip"]), default="refuse", show_default=True,
               help="What to do with inputs that cannot be read or are unlike the others.")  # fmt: skip
+@click.option("--image-size", type=Size(), metavar="H×W", help="The size that images are brought to.  "
+              "[default: the model's, or the data's most common]")  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="The length that recordings are brought to.  "
+              "[default: the longest's]")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
               help="Of the splits and of all training.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Variants made at once.")
@@ -55,6 +63,8 @@ def build_zoo(
     as_json: bool,
     finetune_epochs: int | None,
     on_bad: Literal["refuse", "skip"],
+    image_size: tuple[int, int] | None,
+    seconds: float | None,
     **chosen: Any,
 ) -> None:
     """Makes a zoo of faster variants of one network: trains, cuts, fine-tunes, exports and measures them.
@@ -70,7 +80,7 @@ def build_zoo(
     families = {name: chosen.pop(name) for name in ("prune", "low_rank", "subnetworks", "quantize")}
     epochs = -(-chosen["epochs"] // 3) if finetune_epochs is None else finetune_epochs
     grid = GridOptions(**families, epochs=epochs, seed=chosen["seed"])
-    options = BuildOptions(**chosen, grid=grid, read=ReadOptions(on_bad=on_bad))
+    options = BuildOptions(**chosen, grid=grid, read=ReadOptions(on_bad=on_bad, size=image_size, seconds=seconds))
     if dry_run:
         _print_forecast(options, as_json)
         return

@@ -1,10 +1,10 @@
-"""Keras networks to LiteRT files: a signature each, float32 or int8 inside, raw input and probabilities outside."""
+"""Keras networks to LiteRT files: a signature each, raw input and probabilities outside."""
 
 from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +16,14 @@ from fleetfoot.files import write_bytes
 from fleetfoot.silence import silenced
 from profiling.invoke import Model
 from zoo.backend import keras, tf
+from zoo.quantize import Calibration, quantize_sparing
+from zoo.quantize import quantize as quantize_to
 
 INPUT, OUTPUT = "input", "probabilities"
 FLOAT_TOLERANCE = 1e-4
-_CALIBRATION_INPUTS = 128
+_BEARABLE_LOSS = 0.005
+_BEARABLE_EXAMPLES = 2
+"""How many more of the tune inputs int8 may get wrong at the least, lest it is chance that decides."""
 
 Array = npt.NDArray[Any]
 
@@ -32,39 +36,46 @@ class Endpoint(NamedTuple):
 
 
 def export(
-    networks: Mapping[str, Any], path: Path, *, quantize: str | None = None, calibration: Array | None = None
-) -> None:
+    networks: Mapping[str, Any],
+    path: Path,
+    *,
+    quantize: str | None = None,
+    x: Array | None = None,
+    y: npt.NDArray[np.int64] | None = None,
+) -> tuple[str, ...]:
     """Writes networks of the same input into one LiteRT file, each as the signature of its name.
+
+    Where int8 loses more than half a point of accuracy, the operators that lose most are kept in float.
 
     Args:
         networks: functional models by signature.
         path: the file to write, atomically.
         quantize: the number format inside, of ``zoo.recipe.QUANTIZATIONS``; inputs and outputs stay as they are.
-        calibration: raw inputs, of shape (examples, …), that the ranges of ``"int8"`` are taken from.
+        x: raw inputs, of shape (examples, …), that a format is calibrated with and chosen by.
+        y: their class indices.
+
+    Returns:
+        The names of the operators that were kept in float because integers ruined them.
 
     Raises:
         ExportError: the converter refuses, for instance because of an operator that LiteRT lacks.
     """
-    endpoints = {name: _endpoint(network) for name, network in networks.items()}
-    write_litert(endpoints, path, tracked=list(networks.values()), quantize=quantize, calibration=calibration)
+    model = convert({name: _endpoint(network) for name, network in networks.items()}, list(networks.values()))
+    spared: tuple[str, ...] = ()
+    if quantize:
+        assert x is not None, "a number format needs inputs to calibrate it with"
+        assert y is not None
+        model, spared = _quantized(model, quantize, Calibration(x, list(networks), INPUT), y)
+    write_bytes(path, model)
+    return spared
 
 
-def write_litert(
-    endpoints: Mapping[str, Endpoint],
-    path: Path,
-    *,
-    tracked: Sequence[Any] = (),
-    quantize: str | None = None,
-    calibration: Array | None = None,
-) -> None:
-    """Converts functions to one LiteRT file of built-in operators, a signature each.
+def convert(endpoints: Mapping[str, Endpoint], tracked: Sequence[Any] = ()) -> bytes:
+    """Converts functions to one LiteRT model of built-in operators, a signature each.
 
     Args:
         endpoints: the functions by signature.
-        path: the file to write, atomically.
         tracked: the networks whose weights the functions use.
-        quantize: the number format inside, or None for float32.
-        calibration: raw inputs that the ranges of ``"int8"`` are taken from.
 
     Raises:
         ExportError: the converter refuses.
@@ -79,25 +90,29 @@ def write_litert(
         try:
             archive.write_out(directory, verbose=False)
             converter = tf.lite.TFLiteConverter.from_saved_model(directory, signature_keys=list(endpoints))
-            if quantize:
-                _quantize(converter, quantize, list(endpoints), calibration)
-            data = converter.convert()
+            model: bytes = converter.convert()
         except Exception as error:  # the converter raises whatever its passes raise
             reason = str(error).strip() or log()
-            raise ExportError(f"{path.stem} cannot be converted to LiteRT: {reason.splitlines()[0]}") from error
-    write_bytes(path, data)
+            names = ", ".join(endpoints)
+            raise ExportError(f"{names} cannot be converted to LiteRT: {reason.splitlines()[0]}") from error
+    return model
 
 
-def _quantize(converter: Any, quantize: str, signatures: Sequence[str], calibration: Array | None) -> None:
-    """Tells the converter which number format to use."""
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]  # on its own, this is "dynamic"
-    if quantize == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if quantize == "int8":
-        assert calibration is not None, "int8 needs calibration inputs"
-        inputs = spread(calibration, _CALIBRATION_INPUTS)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.representative_dataset = lambda: _calibration(signatures, inputs)
+def _quantized(
+    model: bytes, numbers: str, calibration: Calibration, y: npt.NDArray[np.int64]
+) -> tuple[bytes, tuple[str, ...]]:
+    if numbers != "int8":
+        return quantize_to(model, numbers, calibration), ()
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "trial.tflite"
+
+        def error_rate(trial: bytes) -> float:
+            path.write_bytes(trial)
+            answers = [predict(path, signature, calibration.x) for signature in calibration.signatures]
+            return float(np.mean([(answer.argmax(axis=1) != y).mean() for answer in answers]))
+
+        bearable = error_rate(model) + max(_BEARABLE_LOSS, _BEARABLE_EXAMPLES / len(y))
+        return quantize_sparing(model, calibration, error_rate, bearable)
 
 
 def predict(path: Path, signature: str, x: Array, threads: int = 1) -> Array:
@@ -118,21 +133,9 @@ def parity(network: Any, path: Path, signature: str, x: Array, quantize: str | N
     return difference
 
 
-def spread(x: Array, count: int) -> Array:
-    """At most so many of some examples, from first to last: data is often in the order of its classes."""
-    chosen: Array = x[np.linspace(0, len(x) - 1, min(count, len(x))).round().astype(int)]
-    return chosen
-
-
 def _endpoint(network: Any) -> Endpoint:
     (spec,) = network.inputs
     return Endpoint(
         lambda x: {OUTPUT: network(x, training=False)},
         tf.TensorSpec([1, *spec.shape[1:]], spec.dtype, name=INPUT),
     )
-
-
-def _calibration(signatures: Iterable[str], x: Array) -> Iterator[tuple[str, dict[str, Array]]]:
-    for signature in signatures:
-        for index in range(len(x)):
-            yield signature, {INPUT: x[index : index + 1]}

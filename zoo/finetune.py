@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from fleetfoot.console import progress
 from fleetfoot.errors import ModelError
 from fleetfoot.files import write_bytes
+from zoo.augment import augment
 from zoo.backend import keras, tf
 from zoo.datasets import Dataset, Indices, Split
 from zoo.graph import copy_layer, rebuild
@@ -37,16 +38,18 @@ class TrainingData:
         dataset: the dataset.
         train: indices of the train split.
         tune: indices of the tune split.
+        augmentations: how train inputs are changed at random, of ``zoo.augment.AUGMENTATIONS``.
     """
 
     dataset: Dataset
     train: Indices
     tune: Indices
+    augmentations: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, dataset: Dataset, splits: Mapping[Split, Indices]) -> TrainingData:
+    def of(cls, dataset: Dataset, splits: Mapping[Split, Indices], augmentations: tuple[str, ...] = ()) -> TrainingData:
         """The train and tune splits of a dataset."""
-        return cls(dataset, splits["train"], splits["tune"])
+        return cls(dataset, splits["train"], splits["tune"], augmentations)
 
     @property
     def x_tune(self) -> Array:
@@ -60,18 +63,19 @@ class TrainingData:
 
     def train_batches(self, teacher: Any = None, seed: int = 0, batch: int = BATCH) -> Batches:
         """Shuffled batches of the train split, whose targets are blended with a teacher's answers if given."""
-        return Batches(self.dataset.x, self.train, self._targets(self.train, teacher), batch, seed)
+        targets = self._targets(self.train, teacher)
+        return Batches(self.dataset.x, self.train, targets, batch, seed, self.augmentations)
 
     def tune_batches(self) -> Batches:
         """The tune split in order."""
-        return Batches(self.dataset.x, self.tune, self._targets(self.tune, None), _PREDICTION_BATCH, None)
+        return Batches(self.dataset.x, self.tune, self._targets(self.tune, None), _PREDICTION_BATCH)
 
     def _targets(self, indices: Indices, teacher: Any) -> Array:
         """Targets of shape (examples, classes)."""
         one_hot = np.eye(len(self.dataset.classes), dtype=np.float32)[self.dataset.y[indices]]
         if teacher is None:
             return one_hot
-        answers = teacher.predict(Batches(self.dataset.x, indices, one_hot, _PREDICTION_BATCH, None), verbose=0)
+        answers = teacher.predict(Batches(self.dataset.x, indices, one_hot, _PREDICTION_BATCH), verbose=0)
         blended: Array = TEACHER_WEIGHT * answers + (1 - TEACHER_WEIGHT) * one_hot
         return blended
 
@@ -79,20 +83,31 @@ class TrainingData:
 class Batches(keras.utils.PyDataset):  # type: ignore[misc]
     """Batches of some of a dataset's examples, read when they are wanted.
 
-    The order of an epoch depends on the seed and the epoch's number alone, so a run that is resumed sees
-    what it would have seen.
+    The order of an epoch, and how its inputs are changed, depend on the seed and the epoch's number alone, so
+    a run that is resumed sees what it would have seen.
 
     Args:
         x: raw inputs of the whole dataset, which may be a memory map.
         indices: the examples to take.
         targets: a row for each of them.
         batch: examples per batch.
-        seed: of the order; None keeps the order given.
+        seed: of the order and the changes; None keeps the order given.
+        augmentations: how inputs are changed at random.
     """
 
-    def __init__(self, x: Array, indices: Indices, targets: Array, batch: int, seed: int | None) -> None:
+    def __init__(
+        self,
+        x: Array,
+        indices: Indices,
+        targets: Array,
+        batch: int,
+        seed: int | None = None,
+        augmentations: Sequence[str] = (),
+    ) -> None:
         super().__init__()
         self._x, self._indices, self._targets, self._batch, self._seed = x, indices, targets, batch, seed
+        self._augmentations = augmentations
+        self._epoch = 0
         self._order = np.arange(len(indices))
         self.start_epoch(0)
 
@@ -101,7 +116,10 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def __getitem__(self, number: int) -> tuple[Array, Array]:
         rows = self._order[number * self._batch : (number + 1) * self._batch]
-        return self._x[self._indices[rows]], self._targets[rows]
+        x = self._x[self._indices[rows]]
+        if self._augmentations:
+            x = augment(x, self._augmentations, np.random.default_rng([self._seed or 0, self._epoch, number]))
+        return x, self._targets[rows]
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
         """One epoch."""
@@ -109,6 +127,7 @@ class Batches(keras.utils.PyDataset):  # type: ignore[misc]
 
     def start_epoch(self, epoch: int) -> None:
         """Puts the examples in the order of an epoch."""
+        self._epoch = epoch
         if self._seed is not None:
             self._order = np.random.default_rng([self._seed, epoch]).permutation(len(self._indices))
 

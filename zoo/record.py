@@ -26,6 +26,7 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         strategy: how recipes are proposed.
         epochs: of the training of a base model that comes without weights.
         train_base: epochs by which a base model that comes with weights is trained on; None if only needed.
+        augment: how train inputs are changed at random, of ``zoo.augment.AUGMENTATIONS``.
         custom_objects: the module that registers the base model's own layers.
         read: how the dataset is read.
         grid: what the grid is made of.
@@ -38,6 +39,7 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     strategy: str = "grid"
     epochs: int = 12
     train_base: int | None = None
+    augment: tuple[str, ...] = ()
     custom_objects: str | None = None
     read: ReadOptions = ReadOptions()
     grid: GridOptions = GridOptions()

@@ -20,7 +20,7 @@ from zoo.datasets import split_indices
 
 @pytest.fixture(scope="module")
 def route_inputs(digits: Any) -> Any:
-    return digits.x[split_indices(digits.y, 0)["route"]]
+    return digits.x[split_indices(digits, 0)["route"]]
 
 
 def operators(path: Path) -> set[str]:
@@ -42,7 +42,7 @@ def test_the_estimate_of_a_zoo_gives_the_probabilities_of_its_regressions_on_all
 
 def test_the_cached_features_are_those_of_the_route_inputs(route: Any, route_inputs: Any, digits: Any) -> None:
     row = {name: index for index, name in enumerate(route.inputs)}
-    ids = digits.input_ids(split_indices(digits.y, 0)["route"])
+    ids = digits.input_ids(split_indices(digits, 0)["route"])
     cached = route.features[[row[name] for name in ids]]
     np.testing.assert_allclose(cached, compute_array(route_inputs, digits.input), atol=1e-6)
 

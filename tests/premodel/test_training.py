@@ -67,7 +67,7 @@ def write_correct(zoo_copy: Path) -> Callable[[Callable[[str, Array, Array], Arr
         from zoo.datasets import load_dataset
 
         data = load_dataset("digits")
-        every = np.concatenate([split_indices(data.y, 0)[split] for split in ("route", "test")])
+        every = np.concatenate([split_indices(data, 0)[split] for split in ("route", "test")])
         images = dict(zip(data.input_ids(every), data.x[every], strict=True))
         outcomes = Outcomes.read(zoo_copy / Outcomes.FILE)
         generator = np.random.default_rng(0)

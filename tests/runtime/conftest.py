@@ -28,7 +28,7 @@ ESTIMATE_MS = 50.0
 @pytest.fixture(scope="session")
 def images(digits: Any) -> Any:
     """Test images, of shape (100, 8, 8, 1)."""
-    return digits.x[split_indices(digits.y, 0)["test"][:100]]
+    return digits.x[split_indices(digits, 0)["test"][:100]]
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, base_file: Path, digits: Dat
     zoo = tmp_path_factory.mktemp("bench")
     base_path(zoo).parent.mkdir()
     base_path(zoo).write_bytes(base_file.read_bytes())
-    data = TrainingData.of(digits, split_indices(digits.y, 0))
+    data = TrainingData.of(digits, split_indices(digits, 0))
     return Bench.open(zoo, data._replace(x_train=data.x_train[:64], y_train=data.y_train[:64]))
 
 

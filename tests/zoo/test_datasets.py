@@ -34,7 +34,7 @@ def test_an_unknown_dataset_is_refused_naming_those_that_exist() -> None:
 
 
 def test_the_four_splits_divide_the_data_among_them(digits: Dataset) -> None:
-    splits = split_indices(digits.y, 0)
+    splits = split_indices(digits, 0)
     assert list(splits) == ["train", "tune", "route", "test"]
     together = np.concatenate(list(splits.values()))
     assert sorted(together.tolist()) == list(range(len(digits.y)))
@@ -59,7 +59,7 @@ def test_every_split_has_its_share_of_every_class(classes: int, each: int, seed:
 
 
 def test_the_same_seed_gives_the_same_splits_and_another_gives_others(digits: Dataset) -> None:
-    first, again, other = (split_indices(digits.y, seed) for seed in (0, 0, 1))
+    first, again, other = (split_indices(digits, seed) for seed in (0, 0, 1))
     for name in SPLITS:
         np.testing.assert_array_equal(first[name], again[name])
         assert not np.array_equal(first[name], other[name])

@@ -11,7 +11,7 @@ from fleetfoot.errors import ExportError
 from profiling.invoke import Model
 from zoo.backend import keras, tf
 from zoo.channels import slice_model
-from zoo.export import FLOAT_TOLERANCE, Endpoint, export, parity, predict, write_litert
+from zoo.export import FLOAT_TOLERANCE, Endpoint, convert, export, parity, predict
 from zoo.lowrank import decompose
 from zoo.recipe import LayerRank
 
@@ -65,7 +65,7 @@ def test_several_networks_are_signatures_of_one_file(base: Any, inputs: Any, tmp
 
 def test_an_int8_file_is_smaller_and_still_mostly_right(base: Any, exported: Path, digits: Any, tmp_path: Path) -> None:
     path = tmp_path / "int8.tflite"
-    export({"base": base}, path, quantize="int8", calibration=digits.x[:100])
+    export({"base": base}, path, quantize="int8", x=digits.x[:100], y=digits.y[:100])
     assert path.stat().st_size < 0.5 * exported.stat().st_size
     runner = Model(path).runner("base")
     assert runner.input.dtype == runner.output.dtype == np.float32
@@ -129,7 +129,7 @@ def test_an_answer_that_is_no_number_is_an_error(base: Any, exported: Path, inpu
 
 def test_any_function_can_be_written(tmp_path: Path) -> None:
     endpoint = Endpoint(lambda x: {"twice": 2 * x}, tf.TensorSpec([1, 3], tf.float32, name="input"))
-    write_litert({"double": endpoint}, tmp_path / "double.tflite")
+    (tmp_path / "double.tflite").write_bytes(convert({"double": endpoint}))
     runner = Model(tmp_path / "double.tflite").runner("double")
     np.testing.assert_array_equal(runner(np.array([[1, 2, 3]], np.float32)), [[2, 4, 6]])
     assert runner.output.name == "twice"

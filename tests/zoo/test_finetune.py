@@ -16,7 +16,7 @@ layers = keras.layers
 @pytest.fixture(scope="module")
 def data(digits: Dataset) -> TrainingData:
     """A quarter of the digits."""
-    full = TrainingData.of(digits, split_indices(digits.y, 0))
+    full = TrainingData.of(digits, split_indices(digits, 0))
     return full._replace(x_train=full.x_train[:256], y_train=full.y_train[:256])
 
 
@@ -39,7 +39,7 @@ def tune_loss(model: Any, data: TrainingData) -> float:
 
 
 def test_training_data_are_the_train_and_tune_splits_and_nothing_else(digits: Dataset) -> None:
-    splits = split_indices(digits.y, 3)
+    splits = split_indices(digits, 3)
     data = TrainingData.of(digits, splits)
     np.testing.assert_array_equal(data.x_train, digits.x[splits["train"]])
     np.testing.assert_array_equal(data.y_train, digits.y[splits["train"]])

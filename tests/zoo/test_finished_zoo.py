@@ -106,7 +106,7 @@ def test_the_build_is_on_record(zoo: Zoo, digits: Dataset) -> None:
     assert record.data_fingerprint == digits.fingerprint
     assert record.options.grid.prune == (0.5, 0.75)
     assert {"tensorflow", "keras", "ai-edge-litert", "numpy", "fleetfoot", "python"} == record.versions.keys()
-    for name, indices in split_indices(digits.y, record.options.seed).items():
+    for name, indices in split_indices(digits, record.options.seed).items():
         np.testing.assert_array_equal(record.indices()[name], indices)
     assert record.indices().keys() == SPLITS.keys()
 

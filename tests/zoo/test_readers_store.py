@@ -28,24 +28,24 @@ def pets(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths of the images that are decoded, as it happens."""
-    paths: list[str] = []
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Width and height of the images that are decoded, as it happens."""
+    sizes: list[tuple[int, int]] = []
     decode = images.decode
 
-    def counting(member, **options):
-        paths.append(member.path)
-        return decode(member, **options)
+    def counting(image, **options):
+        sizes.append(image.size)
+        return decode(image, **options)
 
     monkeypatch.setattr(images, "decode", counting)
-    return paths
+    return sizes
 
 
 def kept(cache: Path) -> list[Path]:
     return sorted(path for path in cache.rglob("*") if path.suffix == ".npy")
 
 
-def test_images_are_decoded_once(pets: Path, decoded: list[str], cache: Path) -> None:
+def test_images_are_decoded_once(pets: Path, decoded: list[tuple[int, int]], cache: Path) -> None:
     first = load_dataset(f"images:{pets}")
     assert len(decoded) == 11
     again = load_dataset(f"images:{pets}")
@@ -75,7 +75,7 @@ def rename(root: Path) -> None:
 @pytest.mark.parametrize("how", [change, touch, add, rename])
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_change_of_the_files_is_noticed_and_what_was_kept_goes(
-    pets: Path, decoded: list[str], cache: Path, how, packed: bool, tmp_path: Path
+    pets: Path, decoded: list[tuple[int, int]], cache: Path, how, packed: bool, tmp_path: Path
 ) -> None:
     def load():
         return load_dataset(f"images:{tar(pets, tmp_path / 'a.tar.gz') if packed else pets}")
@@ -96,7 +96,7 @@ def test_an_emptied_class_folder_is_noticed(pets: Path) -> None:
     assert "nothing to read in emu" in refusal(f"images:{pets}", DataError)
 
 
-def test_each_size_is_kept(pets: Path, decoded: list[str], cache: Path) -> None:
+def test_each_size_is_kept(pets: Path, decoded: list[tuple[int, int]], cache: Path) -> None:
     for size in (None, (4, 4), (6, 4)):
         load_dataset(f"images:{pets}", ReadOptions(size=size))
     assert len(kept(cache)) == 3
@@ -116,7 +116,7 @@ def test_the_same_files_elsewhere_are_another_dataset(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "no record", "bad record", "other record"])
-def test_a_damaged_cache_is_made_anew(pets: Path, decoded: list[str], cache: Path, damage: str) -> None:
+def test_a_damaged_cache_is_made_anew(pets: Path, decoded: list[tuple[int, int]], cache: Path, damage: str) -> None:
     fingerprint = load_dataset(f"images:{pets}").fingerprint
     array = kept(cache)[0]
     record = array.with_suffix(".json")
@@ -136,7 +136,7 @@ def test_a_damaged_cache_is_made_anew(pets: Path, decoded: list[str], cache: Pat
     assert len(decoded) == 11
 
 
-def test_files_found_bad_are_remembered_with_what_is_kept(pets: Path, decoded: list[str]) -> None:
+def test_files_found_bad_are_remembered_with_what_is_kept(pets: Path, decoded: list[tuple[int, int]]) -> None:
     (pets / "cat" / "0.png").write_bytes((pets / "cat" / "0.png").read_bytes()[:-30])
     assert len(load_dataset(f"images:{pets}", SKIP).y) == 10
     decoded.clear()
@@ -162,7 +162,9 @@ def test_a_cache_that_cannot_be_written_is_said(pets: Path, monkeypatch: pytest.
     assert "FLEETFOOT_CACHE" in message
 
 
-def test_data_that_does_not_fit_on_the_disk_is_refused_before_it_is_decoded(pets: Path, decoded: list[str]) -> None:
+def test_data_that_does_not_fit_on_the_disk_is_refused_before_it_is_decoded(
+    pets: Path, decoded: list[tuple[int, int]]
+) -> None:
     message = refusal(f"images:{pets}", DataError, ReadOptions(size=(10**7, 10**7)))
     assert "GB left" in message
     assert decoded == []

@@ -22,7 +22,7 @@ layers = keras.layers
 
 @pytest.fixture(scope="module")
 def data(digits: Dataset) -> TrainingData:
-    full = TrainingData.of(digits, split_indices(digits.y, 0))
+    full = TrainingData.of(digits, split_indices(digits, 0))
     return full._replace(x_train=full.x_train[:256], y_train=full.y_train[:256])
 
 

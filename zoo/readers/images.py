@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
-from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zoo.catalog import InputSpec
 from zoo.datasets import Dataset, ReadOptions
@@ -27,6 +28,9 @@ FORMATS = (
 _GREY_MODES = frozenset({"1", "L", "LA", "La", "I"})
 _SIXTEEN_BIT_FORMATS = frozenset({"PNG", "PPM"})
 """Whose images of mode I are of 16 bits, in versions of Pillow that read them so."""
+
+_READ_AT_ONCE = 2**16
+"""Of larger files the head alone is read at first."""
 
 Size = tuple[int, int]
 
@@ -67,6 +71,7 @@ def read_trees(name: str, trees: Sequence[Tree], options: ReadOptions) -> Datase
     method = Method(
         what="images",
         wanted=is_image,
+        open=opened,
         look=look,
         arrange=by_folder,
         plan=partial(plan, size=options.size),
@@ -79,18 +84,25 @@ def read_trees(name: str, trees: Sequence[Tree], options: ReadOptions) -> Datase
 
 def is_image(path: str) -> bool:
     """Whether a file's name ends as that of an image."""
-    return Image.registered_extensions().get(PurePosixPath(path).suffix.lower()) in FORMATS
+    return f".{path.rpartition('.')[2].lower()}" in _suffixes()
 
 
-def look(member: Member) -> Look:
-    """Reads the head of an image file."""
-    with member.open() as file, Image.open(file, formats=_formats()) as image:
-        if not _has_known_range(image):
-            raise ValueError(f"pixels of mode {image.mode}, whose range is not known")
-        return Look((image.height, image.width), image.mode in _GREY_MODES or _is_16_bit(image))
+@contextmanager
+def opened(member: Member) -> Iterator[Image.Image]:
+    """Reads the head of an image file; the rest is read when its pixels are wanted."""
+    file = io.BytesIO(member.read()) if member.size <= _READ_AT_ONCE else member.open()
+    with file, _open_image(file) as image:
+        yield image
 
 
-def plan(looks: Mapping[str, Look], size: Size | None) -> Plan:
+def look(image: Image.Image) -> Look:
+    """What the head of an image file says."""
+    if not _has_known_range(image):
+        raise ValueError(f"pixels of mode {image.mode}, whose range is not known")
+    return Look((image.height, image.width), image.mode in _GREY_MODES or _is_16_bit(image))
+
+
+def plan(looks: Mapping[str, Look], size: Size | None) -> Plan[Image.Image]:
     """Decides what is made of images.
 
     Args:
@@ -116,13 +128,13 @@ def plan(looks: Mapping[str, Look], size: Size | None) -> Plan:
     )
 
 
-def decode(member: Member, size: Size, channels: int) -> Array:
-    """Reads an image as pixels.
+def decode(image: Image.Image, size: Size, channels: int) -> Array:
+    """Reads the pixels of an image.
 
     An image of another size is scaled until it covers this one, then cut at its edges.
 
     Args:
-        member: the file.
+        image: with only its head read.
         size: height and width.
         channels: 1 for grey, 3 for red, green and blue.
 
@@ -130,15 +142,26 @@ def decode(member: Member, size: Size, channels: int) -> Array:
         Pixels of shape (height, width, channels) and type uint8, from 0 to 255.
     """
     height, width = size
-    with member.open() as file, Image.open(file, formats=_formats()) as image:
-        if image.size != (width, height):
-            image.draft(None, (2 * width, 2 * height))
-        pixels = _eight_bit(image) if _is_16_bit(image) else image
-        mode = "L" if channels == 1 else "RGB"
-        converted = pixels if pixels.mode == mode else pixels.convert(mode)
-        if converted.size != (width, height):
-            converted = ImageOps.fit(converted, (width, height), Image.Resampling.BILINEAR)
-        return np.asarray(converted).reshape(height, width, channels)
+    if image.size != (width, height):
+        image.draft(None, (2 * width, 2 * height))
+    pixels = _eight_bit(image) if _is_16_bit(image) else image
+    mode = "L" if channels == 1 else "RGB"
+    converted = pixels if pixels.mode == mode else pixels.convert(mode)
+    if converted.size != (width, height):
+        converted = ImageOps.fit(converted, (width, height), Image.Resampling.BILINEAR)
+    return np.frombuffer(converted.tobytes(), np.uint8).reshape(height, width, channels)
+
+
+def _open_image(file: BinaryIO) -> Image.Image:
+    try:
+        return Image.open(file, formats=_formats())
+    except UnidentifiedImageError:  # whose message has the file's address in memory
+        raise ValueError("no image, or none that is whole") from None
+
+
+@cache
+def _suffixes() -> frozenset[str]:
+    return frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS)
 
 
 @cache

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from math import ceil, gcd
 from pathlib import PurePosixPath
@@ -44,6 +45,13 @@ _SPEECH_COMMAND = re.compile(r"(?P<speaker>[0-9a-f]+)_nohash_\d+\.wav", re.IGNOR
 Samples = npt.NDArray[np.float32]
 
 
+class Recording(NamedTuple):
+    """A sampling rate, and samples of shape (length, channels), which are from -1 to 1 but for loud floats."""
+
+    rate: int
+    samples: Samples
+
+
 class Look(NamedTuple):
     """What is in a WAV file: samples a second, samples of each channel, channels, and whether any is beyond -1 to 1."""
 
@@ -74,6 +82,7 @@ def read(argument: str, options: ReadOptions) -> Dataset:
     method = Method(
         what="WAV files",
         wanted=_is_recording,
+        open=opened,
         look=look,
         arrange=arrange,
         plan=partial(plan, options=options),
@@ -85,11 +94,16 @@ def read(argument: str, options: ReadOptions) -> Dataset:
     return read_files(f"speech:{path}", [open_tree(path)], options, method)
 
 
-def look(member: Member) -> Look:
-    """Reads a WAV file for what is in it."""
-    rate, samples = _read_wav(member)
-    length, channels = samples.shape
-    return Look(rate, length, channels, is_loud=bool(np.abs(samples).max() > 1))
+@contextmanager
+def opened(member: Member) -> Iterator[Recording]:
+    """Reads a WAV file."""
+    yield _read_wav(member.read())
+
+
+def look(recording: Recording) -> Look:
+    """What is in a WAV file."""
+    length, channels = recording.samples.shape
+    return Look(recording.rate, length, channels, is_loud=bool(np.abs(recording.samples).max() > 1))
 
 
 def arrange(name: str, found: Found) -> Arrangement:
@@ -112,7 +126,7 @@ def arrange(name: str, found: Found) -> Arrangement:
     return Arrangement(examples, arrangement.faults)
 
 
-def plan(looks: Mapping[str, Look], options: ReadOptions) -> Plan:
+def plan(looks: Mapping[str, Look], options: ReadOptions) -> Plan[Recording]:
     """Decides what is made of recordings: the most common rate and the greatest length, unless the options say."""
     rate = options.sampling_rate or Counter(seen.rate for seen in looks.values()).most_common(1)[0][0]
     lengths = [-(-seen.length * rate // seen.rate) for seen in looks.values()]
@@ -136,22 +150,21 @@ def plan(looks: Mapping[str, Look], options: ReadOptions) -> Plan:
     )
 
 
-def decode(member: Member, rate: int, samples: int) -> Array:
-    """Reads a recording as a waveform.
+def decode(recording: Recording, rate: int, samples: int) -> Array:
+    """Makes a recording a waveform.
 
     Args:
-        member: the file.
+        recording: what is in its file.
         rate: samples a second.
         samples: the length; what is shorter is padded with zeros at its end, what is longer is cut off there.
 
     Returns:
         Values from -1 to 1 of shape (samples,) and type float32.
     """
-    own_rate, channels = _read_wav(member)
-    mono = channels.mean(axis=1)
-    if own_rate != rate:
-        common = gcd(rate, own_rate)
-        mono = resample_poly(mono, rate // common, own_rate // common)
+    mono = recording.samples.mean(axis=1)
+    if recording.rate != rate:
+        common = gcd(rate, recording.rate)
+        mono = resample_poly(mono, rate // common, recording.rate // common)
     waveform = np.zeros(samples, np.float32)
     waveform[: len(mono)] = np.clip(mono[:samples], -1, 1)
     return waveform
@@ -190,12 +203,9 @@ def _word_and_file(path: str) -> str:
     return "/".join(PurePosixPath(path).parts[-2:])
 
 
-def _read_wav(member: Member) -> tuple[int, Samples]:
-    """The sampling rate, and samples of shape (length, channels), which are from -1 to 1 but for loud floats."""
-    with member.open() as file:
-        content = io.BytesIO(file.read())
+def _read_wav(content: bytes) -> Recording:
     try:
-        rate, values = wavfile.read(content)
+        rate, values = wavfile.read(io.BytesIO(content))
     except UnboundLocalError:  # what SciPy raises where there is no chunk of samples
         raise ValueError("no samples") from None
     if not values.size:
@@ -205,7 +215,7 @@ def _read_wav(member: Member) -> tuple[int, Samples]:
     samples = _scaled(values).reshape(len(values), -1)
     if not np.isfinite(samples).all():
         raise ValueError("samples that are NaN or infinite")
-    return rate, samples
+    return Recording(rate, samples)
 
 
 def _scaled(values: Array) -> Samples:

@@ -63,44 +63,46 @@ class Record(Document, frozen=True, kw_only=True):
 
 
 class RowFile:
-    """An ``.npy`` file that is written row by row, whose number is known at the end.
+    """An ``.npy`` file that is written row by row, whose number is known at the end; without any it is empty.
 
     Memory that is mapped for writing counts as this process's until it is on the disk, so the rows
     are written as to any file.
     """
 
-    def __init__(self, file: BinaryIO, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._shape = shape
-        self._dtype = dtype
+        self._first: Array | None = None
         self._rows = 0
-        self._write_header()
 
     @classmethod
     @contextmanager
-    def create(cls, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Iterator[Self]:
-        """Opens a new file for rows of a shape and type; it is an array once the block is left."""
+    def create(cls, path: Path) -> Iterator[Self]:
+        """Opens a new file; it is an array once the block is left."""
         with path.open("wb", buffering=2**20) as file:
-            rows = cls(file, shape, dtype)
+            rows = cls(file)
             yield rows
-            file.seek(0)
-            rows._write_header()
+            if rows._first is not None:
+                file.seek(0)
+                rows._write_header(rows._first)
 
     def append(self, row: Array) -> None:
-        """Writes one more row."""
-        if row.shape != self._shape or row.dtype != self._dtype:
-            raise ValueError(f"{row.shape} of {row.dtype} is no row of {self._shape} of {self._dtype}")
+        """Writes one more row, of the shape and type of the others."""
+        if self._first is None:
+            self._first = row
+            self._write_header(row)
+        if row.shape != self._first.shape or row.dtype != self._first.dtype:
+            raise ValueError(f"{row.shape} of {row.dtype} is no row of {self._first.shape} of {self._first.dtype}")
         self._file.write(np.ascontiguousarray(row).data)
         self._rows += 1
 
-    def _write_header(self) -> None:
+    def _write_header(self, row: Array) -> None:
         # NumPy pads the header so that its length does not depend on the number of rows.
         np.lib.format.write_array_header_1_0(
             self._file,
             {
-                "descr": np.lib.format.dtype_to_descr(self._dtype),
+                "descr": np.lib.format.dtype_to_descr(row.dtype),
                 "fortran_order": False,
-                "shape": (self._rows, *self._shape),
+                "shape": (self._rows, *row.shape),
             },
         )
 

@@ -46,6 +46,11 @@ class Member(NamedTuple):
     size: int
     open: Callable[[], BinaryIO]
 
+    def read(self) -> bytes:
+        """All that is in the file."""
+        with self.open() as file:
+            return file.read()
+
     @property
     def is_folder(self) -> bool:
         """Whether this is a folder."""
