@@ -45,7 +45,7 @@ class Row(NamedTuple):
 def main(path: Path) -> None:
     """Runs the four commands on the zoo directory ``path`` and prints what the service did."""
     start = time.monotonic()
-    run("build-zoo", "--out", path)
+    run("build-zoo", "--out", path, "--finetune-epochs", 4)
     run("train-premodel", path)
     with serving(path) as uri, tempfile.TemporaryDirectory() as scratch:
         rows = ask_all(path, uri, Path(scratch) / "digit.npy")

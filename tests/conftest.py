@@ -55,8 +55,8 @@ def base_file(tmp_path_factory: pytest.TempPathFactory, digits: Any) -> Path:
 def finished_zoo(tmp_path_factory: pytest.TempPathFactory, base_file: Path) -> Path:
     """A zoo with its premodel, made by the commands; read-only by agreement: copy it to change it."""
     path = tmp_path_factory.mktemp("zoos") / "digits"
-    built = run("build-zoo", "--out", path, "--model", base_file, "--epochs", 6, "--prune", "0.5,0.75",
-                "--subnetworks", "0.25,0.5,0.75")  # fmt: skip
+    built = run("build-zoo", "--out", path, "--model", base_file, "--finetune-epochs", 2,
+                "--prune", "0.5,0.75", "--subnetworks", "0.25,0.5,0.75")  # fmt: skip
     assert built.returncode == 0, built.stderr
     trained = run("train-premodel", path)
     assert trained.returncode == 0, trained.stderr

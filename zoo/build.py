@@ -42,6 +42,8 @@ from zoo.subnetworks import importance_order
 
 _BARELY_BETTER = 1.5
 """How many times chance a trained model must be right to be taken as it comes."""
+_ENOUGH_STEPS, _MOST_EPOCHS = 1500, 20
+"""How many steps a variant's fine-tuning takes at the least, unless that is more than so many epochs."""
 
 
 def build_zoo(out: Path, options: BuildOptions, *, jobs: int = 1, overwrite: bool = False) -> Zoo:
@@ -57,8 +59,7 @@ def build_zoo(out: Path, options: BuildOptions, *, jobs: int = 1, overwrite: boo
         FleetfootError: the data, the model or the options do not fit, or the directory holds something else.
     """
     device = connect_device(options.device)
-    options = resolve(options)
-    dataset = load_dataset(options.data, options.read)
+    options, dataset = prepare(options)
     start = _start(options, dataset) if overwrite or not base_path(out).exists() else None
     _require_directory(out)
     with locked(out):
@@ -73,17 +74,26 @@ def build_zoo(out: Path, options: BuildOptions, *, jobs: int = 1, overwrite: boo
         return _build(out, record, dataset, device, jobs, start)
 
 
-def resolve(options: BuildOptions) -> BuildOptions:
-    """Registers what the base model needs, and has images brought to the size that it takes.
+def prepare(options: BuildOptions) -> tuple[BuildOptions, Dataset]:
+    """Loads the data, and settles what the options leave to the data and the base model.
+
+    Images are brought to the size that the base model takes, and fine-tuning lasts as long as the data asks for.
 
     Raises:
-        UsageError: the module of custom objects cannot be imported.
+        UsageError: the module of custom objects cannot be imported, or there is no such data.
         ModelError: the base model cannot be loaded.
+        DataError: the data cannot be read.
     """
     if options.custom_objects:
         register_custom_objects(options.custom_objects)
-    size = image_size(options.model) if options.read.size is None else None
-    return msgspec.structs.replace(options, read=msgspec.structs.replace(options.read, size=size)) if size else options
+    if options.read.size is None and (size := image_size(options.model)):
+        options = msgspec.structs.replace(options, read=msgspec.structs.replace(options.read, size=size))
+    dataset = load_dataset(options.data, options.read)
+    epochs = options.finetune_epochs
+    if epochs is None:
+        steps = len(TrainingData.of(dataset, split_indices(dataset, options.seed)).train_batches())
+        epochs = max(-(-options.epochs // 3), min(_MOST_EPOCHS, round(_ENOUGH_STEPS / steps)))
+    return msgspec.structs.replace(options, grid=msgspec.structs.replace(options.grid, epochs=epochs)), dataset
 
 
 def _start(options: BuildOptions, dataset: Dataset) -> Base:
@@ -266,8 +276,7 @@ def _make_in_worker(zoo: Path, record: BuildRecord, proposal: Proposal, threads:
     be_quiet()
     if tf.config.threading.get_intra_op_parallelism_threads() != threads:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
-    options = resolve(record.options)
-    dataset = load_dataset(options.data, options.read)
+    options, dataset = prepare(record.options)
     data = TrainingData.of(dataset, record.indices(), options.augment)
     return make_candidate(Bench.open(zoo, data), proposal)
 

@@ -12,7 +12,7 @@ import msgspec
 from fleetfoot.console import NumberList, Size, WordList, command, note, print_json, print_table, warn
 from fleetfoot.errors import DamagedFileError, SchemaError
 from profiling.profile import Profile
-from zoo.catalog import Manifest, Zoo
+from zoo.catalog import Manifest, Variant, Zoo
 
 if TYPE_CHECKING:
     from zoo.record import BuildOptions
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--device", default="local", show_default=True, help="Where the variants are measured.")
 @click.option("--strategy", default="grid", show_default=True, help="How recipes are proposed.")
 @click.option("--epochs", type=click.IntRange(1), default=12, show_default=True,
-              help="Epochs of a new base model; variants are fine-tuned for a third of them.")  # fmt: skip
+              help="Epochs of a new base model.")  # fmt: skip
 @click.option("--prune", type=NumberList(), default="0.25,0.5", show_default=True, metavar="R,…",
               help="Shares of the channels to keep.")  # fmt: skip
 @click.option("--low-rank", type=NumberList(), default="0.5,0.7", show_default=True, metavar="R,…",
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
               help="Fractions of the multiply-accumulates of nested subnetworks, ascending.")  # fmt: skip
 @click.option("--quantize", type=WordList(), default="int8", show_default=True, metavar="FORMAT,…",
               help="Number formats of the base model to add.")  # fmt: skip
-@click.option("--finetune-epochs", type=click.IntRange(0), help="Epochs of each variant's fine-tuning; 0 takes the "
-              "batch-norm statistics anew and no more.  [default: a third of --epochs]")  # fmt: skip
+@click.option("--finetune-epochs", type=click.IntRange(0), help="Epochs of each variant's fine-tuning; 0 takes "
+              "batch-norm statistics anew, no more.  [default: a third of --epochs, more for little data]")  # fmt: skip
 @click.option("--train-base", type=click.IntRange(0), metavar="EPOCHS",
               help="Train a model on that comes with weights.  [default: only if it knows nothing]")  # fmt: skip
 @click.option("--augment", type=WordList(), default="", metavar="WAY,…",
@@ -61,7 +61,6 @@ def build_zoo(
     overwrite: bool,
     dry_run: bool,
     as_json: bool,
-    finetune_epochs: int | None,
     on_bad: Literal["refuse", "skip"],
     image_size: tuple[int, int] | None,
     seconds: float | None,
@@ -78,8 +77,7 @@ def build_zoo(
     from zoo.search.strategies import GridOptions
 
     families = {name: chosen.pop(name) for name in ("prune", "low_rank", "subnetworks", "quantize")}
-    epochs = -(-chosen["epochs"] // 3) if finetune_epochs is None else finetune_epochs
-    grid = GridOptions(**families, epochs=epochs, seed=chosen["seed"])
+    grid = GridOptions(**families, seed=chosen["seed"])
     options = BuildOptions(**chosen, grid=grid, read=ReadOptions(on_bad=on_bad, size=image_size, seconds=seconds))
     if dry_run:
         _print_forecast(options, as_json)
@@ -138,12 +136,13 @@ class _Inspection(msgspec.Struct):
 def _print_variants(zoo: Zoo) -> None:
     profiles = _readable_profiles(zoo)
     base = zoo.manifest.variants[0]
-    columns = ["variant", "test accuracy", "MACs", "parameters", "file"]
+    columns = ["variant", "test accuracy", "macro-F1", "loses most", "MACs", "parameters", "file"]
     columns += [f"ms on {profile.device.processor}" for profile in profiles]
     rows: Iterable[list[str]] = (
         [
             variant.id,
             f"{variant.accuracy['test']:.1%}",
+            *_balance(variant),
             "unknown" if variant.macs is None or not base.macs else f"{variant.macs / base.macs:.0%}",
             "unknown" if variant.parameters is None else f"{variant.parameters:,}",
             f"{variant.size / 1e6:.2f} MB",
@@ -156,6 +155,15 @@ def _print_variants(zoo: Zoo) -> None:
         columns,
         rows,
     )
+
+
+def _balance(variant: Variant) -> tuple[str, str]:
+    """Macro-F1, and the class that lost most against the base model, in points."""
+    balance = variant.balance
+    if balance is None:
+        return "unknown", "unknown"
+    lost = f"{balance.worst_class} {100 * balance.worst_change:+.1f}" if balance.worst_change < 0 else "none"
+    return f"{balance.macro_f1:.3f}", lost
 
 
 def _readable_profiles(zoo: Zoo) -> list[Profile]:

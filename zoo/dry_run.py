@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fleetfoot.console import note
 from zoo.backend import keras
-from zoo.build import resolve
+from zoo.build import prepare
 from zoo.candidates import cut
 from zoo.channels import can_be_cut
 from zoo.cost import count_macs
-from zoo.datasets import Dataset, load_dataset, split_indices
-from zoo.finetune import BATCH
+from zoo.datasets import split_indices
+from zoo.finetune import TrainingData
 from zoo.models import base_model
 from zoo.record import BuildOptions
 from zoo.search.strategies import make_strategy
@@ -42,13 +40,12 @@ def forecast(options: BuildOptions) -> list[Forecast]:
     Raises:
         FleetfootError: the data, the model or the options do not fit.
     """
-    options = resolve(options)
-    dataset = load_dataset(options.data, options.read)
-    train = split_indices(dataset, options.seed)["train"]
-    base, trained = base_model(options.model, dataset, train)
+    options, dataset = prepare(options)
+    data = TrainingData.of(dataset, split_indices(dataset, options.seed), options.augment)
+    base, trained = base_model(options.model, dataset, data.train)
     if not trained:
         note("the base model is not trained yet: where weights decide, the final variants will differ")
-    epoch_seconds = _epoch_seconds(base, dataset, len(train))
+    epoch_seconds = _epoch_seconds(base, data)
     lines = []
     strategy = make_strategy(options.strategy, base, options.grid, "" if can_be_cut(base) else None)
     for proposal in strategy.propose():
@@ -68,10 +65,10 @@ def forecast(options: BuildOptions) -> list[Forecast]:
     return lines
 
 
-def _epoch_seconds(model: Any, dataset: Dataset, train_examples: int) -> float:
+def _epoch_seconds(model: Any, data: TrainingData) -> float:
     """How long one epoch of the train split takes, from three steps after two that compile."""
-    x = dataset.x[:BATCH]
-    targets = np.eye(len(dataset.classes), dtype=np.float32)[dataset.y[: len(x)]]
+    batches = data.train_batches()
+    x, targets = batches[0]
     trial = keras.models.clone_model(model)
     trial.compile(optimizer="adam", loss="categorical_crossentropy")
     for _ in range(2):
@@ -79,4 +76,4 @@ def _epoch_seconds(model: Any, dataset: Dataset, train_examples: int) -> float:
     start = time.perf_counter()
     for _ in range(3):
         trial.train_on_batch(x, targets)
-    return (time.perf_counter() - start) / 3 * train_examples / BATCH
+    return (time.perf_counter() - start) / 3 * len(batches)

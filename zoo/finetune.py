@@ -19,7 +19,8 @@ from zoo.backend import keras, tf
 from zoo.datasets import Dataset, Indices, Split
 from zoo.graph import copy_layer, rebuild
 
-BATCH = 32
+SMALL_BATCH, LARGE_BATCH = 32, 128
+_LARGE_DATA = 10_000
 TEACHER_WEIGHT = 0.5
 """How much of the target is the teacher's answer; the rest is the label (Hinton et al., 2015, at T = 1)."""
 
@@ -61,10 +62,15 @@ class TrainingData:
         """Class indices of the tune split."""
         return self.dataset.y[self.tune]
 
-    def train_batches(self, teacher: Any = None, seed: int = 0, batch: int = BATCH) -> Batches:
+    @property
+    def batch(self) -> int:
+        """Examples per batch: more where there are many, because an epoch is then shorter and has steps enough."""
+        return SMALL_BATCH if len(self.train) < _LARGE_DATA else LARGE_BATCH
+
+    def train_batches(self, teacher: Any = None, seed: int = 0, batch: int | None = None) -> Batches:
         """Shuffled batches of the train split, whose targets are blended with a teacher's answers if given."""
         targets = self._targets(self.train, teacher)
-        return Batches(self.dataset.x, self.train, targets, batch, seed, self.augmentations)
+        return Batches(self.dataset.x, self.train, targets, batch or self.batch, seed, self.augmentations)
 
     def tune_batches(self) -> Batches:
         """The tune split in order."""

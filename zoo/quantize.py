@@ -68,7 +68,8 @@ def quantize(model: bytes, numbers: str, calibration: Calibration, keep_float: S
             ranges = None
             if numbers == "int8":
                 ranges = quantizer.calibrate(_inputs(calibration), num_threads=os.cpu_count() or 1)
-            return bytes(quantizer.quantize(ranges).quantized_model)
+            made = quantizer.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
+            return bytes(made.quantized_model)
         except (RuntimeError, ValueError, KeyError) as error:
             raise ExportError(f"the network cannot be made {numbers}: {str(error).splitlines()[0]}") from error
 

@@ -25,6 +25,7 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         device: where the variants are measured.
         strategy: how recipes are proposed.
         epochs: of the training of a base model that comes without weights.
+        finetune_epochs: of each variant's fine-tuning; None for as many as the size of the data asks for.
         train_base: epochs by which a base model that comes with weights is trained on; None if only needed.
         augment: how train inputs are changed at random, of ``zoo.augment.AUGMENTATIONS``.
         custom_objects: the module that registers the base model's own layers.
@@ -38,6 +39,7 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     device: str = "local"
     strategy: str = "grid"
     epochs: int = 12
+    finetune_epochs: int | None = None
     train_base: int | None = None
     augment: tuple[str, ...] = ()
     custom_objects: str | None = None

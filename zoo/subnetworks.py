@@ -45,22 +45,38 @@ def width_ladder(model: Any, fractions: Sequence[float]) -> list[dict[str, int]]
         UsageError: fractions outside (0, 1], unsorted or repeated.
         ModelError: a fraction below what the narrowest widths take.
     """
+    check_fractions(fractions)
+    return [_widest_within(model, fraction) for fraction in fractions]
+
+
+def check_fractions(fractions: Sequence[float]) -> None:
+    """Makes sure that these can be the fractions of a ladder.
+
+    Raises:
+        UsageError: fractions outside (0, 1], unsorted or repeated.
+    """
     if not fractions or any(not 0 < fraction <= 1 for fraction in fractions):
         raise UsageError("fractions of the MACs must be above 0 and at most 1")
     if list(fractions) != sorted(set(fractions)):
         raise UsageError("fractions of the MACs must ascend, each once")
-    return [_widest_within(model, fraction) for fraction in fractions]
+
+
+def least_fraction(model: Any) -> float:
+    """The fraction of the MACs that the narrowest subnetwork takes."""
+    return count_macs(slice_model(model, _uniform_widths(model, 1))) / count_macs(model)
+
+
+def _uniform_widths(model: Any, step: int) -> dict[str, int]:
+    """The same share of every channel group."""
+    groups = cuttable_groups(model)
+    return {name: round_width(group.size * step / _WIDTH_STEPS, group.size) for name, group in groups.items()}
 
 
 def _widest_within(model: Any, fraction: float) -> dict[str, int]:
-    groups = cuttable_groups(model)
     limit = fraction * count_macs(model)
 
-    def widths(step: int) -> dict[str, int]:
-        return {name: round_width(group.size * step / _WIDTH_STEPS, group.size) for name, group in groups.items()}
-
     def macs(step: int) -> int:
-        return count_macs(slice_model(model, widths(step)))
+        return count_macs(slice_model(model, _uniform_widths(model, step)))
 
     low, high = 1, _WIDTH_STEPS
     if macs(low) > limit:
@@ -68,7 +84,7 @@ def _widest_within(model: Any, fraction: float) -> dict[str, int]:
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if macs(middle) <= limit else (low, middle - 1)
-    return widths(low)
+    return _uniform_widths(model, low)
 
 
 def train_jointly(

@@ -31,7 +31,20 @@ Call = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="session")
 def few(base_file: Path) -> list[str]:
     """Options of a build that is over soon: five variants, fine-tuned for one epoch."""
-    return ["--model", str(base_file), "--epochs", "3", "--prune", "0.5", "--low-rank", "", "--subnetworks", "0.25,0.5"]
+    return [
+        "--model",
+        str(base_file),
+        "--epochs",
+        "3",
+        "--finetune-epochs",
+        "1",
+        "--prune",
+        "0.5",
+        "--low-rank",
+        "",
+        "--subnetworks",
+        "0.25,0.5",
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -542,7 +555,7 @@ def test_a_sequential_model_that_gives_logits_becomes_a_zoo(tmp_path: Path, digi
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(digits.x[:900], digits.y[:900], epochs=3, verbose=0)
     path = saved(model, tmp_path / "mine.keras")
-    options = ["--epochs", 3, "--prune", "0.5", "--low-rank", "0.7", "--subnetworks", "0.5"]
+    options = ["--epochs", 3, "--finetune-epochs", 1, "--prune", "0.5", "--low-rank", "0.7", "--subnetworks", "0.5"]
     built = run("build-zoo", "--out", tmp_path / "zoo", "--model", path, *options)
     assert built.returncode == 0, built.stderr
     names = [name.rpartition("-")[0] for name in identities(tmp_path / "zoo")]

@@ -13,6 +13,7 @@ from readerfiles import SIZE, SKIP, labels, pixels, refusal, tar, write_image, w
 
 from fleetfoot.errors import DataError, UsageError
 from zoo.datasets import ReadOptions, load_dataset, split_indices
+from zoo.readers import images
 
 CATS_AND_DOGS = {"cat": 6, "dog": 5}
 
@@ -218,6 +219,53 @@ def test_unreadable_files_are_refused_or_skipped(pets: Path, damage: str, capsys
     refusal(f"images:{pets}", DataError)
     assert len(load(pets, SKIP).y) == 11
     assert "cat/zz.png" in capsys.readouterr().err, "it is said each time"
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths of the images that are opened, as it happens."""
+    paths: list[str] = []
+    original = images.opened
+
+    def counting(member):
+        paths.append(member.path)
+        return original(member)
+
+    monkeypatch.setattr(images, "opened", counting)
+    return paths
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_images_that_look_alike_are_opened_once(pets: Path, tmp_path: Path, opened: list[str], packed: bool) -> None:
+    load(tar(pets, tmp_path / "a.tar.gz") if packed else pets)
+    assert len(opened) == len(set(opened)) == 11
+
+
+def test_large_images_are_decoded_when_it_is_known_that_they_are_wanted(tmp_path: Path, opened: list[str]) -> None:
+    for number in range(10):
+        write_image(tmp_path / "cat" / f"{number}.bmp", pixels(number, (200, 200)))
+    assert "only one class" in refusal(f"images:{tmp_path}", DataError)
+    assert len(opened) == 10
+
+
+@pytest.mark.parametrize("odd", ["cat/0", "dog/2", "dog/9"])
+@pytest.mark.parametrize("kind", ["another size", "grey", "truncated", "no image", "misplaced"])
+def test_rows_stay_with_their_files_whichever_is_unlike_the_others(tmp_path: Path, odd: str, kind: str) -> None:
+    written = write_images(tmp_path, {"cat": 10, "dog": 10})
+    path, row = tmp_path / f"{odd}.png", written.pop(f"{odd}.png")
+    content = path.read_bytes()
+    if kind == "another size":
+        write_image(path, pixels(0, (9, 9)))
+    elif kind == "grey":
+        write_image(path, row[..., 0])
+        written[f"{odd}.png"] = np.repeat(row[..., :1], 3, axis=2)
+    elif kind == "misplaced":
+        path.rename(tmp_path / ("a.png" if odd == "cat/0" else "z.png"))
+    else:
+        path.write_bytes(content[:-60] if kind == "truncated" else b"no image")
+    dataset = load(tmp_path, SKIP)
+    np.testing.assert_array_equal(dataset.x, [written[name] for name in sorted(written)])
+    assert labels(dataset) == [name[:3] for name in sorted(written)]
 
 
 def test_a_truncated_photo_is_a_fault(tmp_path: Path) -> None:

@@ -34,6 +34,13 @@ def test_x_and_y_are_a_dataset(tmp_path: Path) -> None:
     assert dataset.y.dtype == np.int64
 
 
+def test_arrays_named_as_keras_names_them_are_a_dataset(tmp_path: Path) -> None:
+    dataset = load_dataset(save(tmp_path, x_train=X, y_train=Y, x_test=X[:5], y_test=Y[:5]))
+    np.testing.assert_array_equal(dataset.x, np.concatenate([X, X[:5]]))
+    assert dataset.test is not None
+    assert dataset.test.tolist() == [30, 31, 32, 33, 34]
+
+
 @pytest.mark.parametrize("shape", [(30, 5, 6), (30, 5, 6, 1), (30, 5, 6, 3)])
 def test_bytes_in_the_shape_of_images_are_images(tmp_path: Path, shape: tuple[int, ...]) -> None:
     dataset = load_dataset(save(tmp_path, x=RNG.integers(0, 9, shape, np.uint8), y=Y))
@@ -81,7 +88,7 @@ def with_nan() -> Any:
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({}, "holds nothing: it needs x and y too"),
-    "other names": ({"x_train": X, "y_train": Y}, "holds x_train, y_train: it needs x and y too"),
+    "other names": ({"images": X, "labels": Y}, "holds images, labels: it needs x and y too"),
     "no labels": ({"x": X}, "holds x: it needs y too"),
     "no test labels": ({"x": X, "y": Y, "x_test": X}, "it needs y_test too"),
     "no test inputs": ({"x": X, "y": Y, "y_test": Y}, "it needs x_test too"),

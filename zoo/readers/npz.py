@@ -1,4 +1,7 @@
-"""Arrays in a NumPy archive: ``x`` and ``y``, and if they are there ``x_test`` and ``y_test``, and ``classes``."""
+"""Arrays in a NumPy archive: ``x`` and ``y``, and if they are there ``x_test`` and ``y_test``, and ``classes``.
+
+``x_train`` and ``y_train`` are other names of ``x`` and ``y``, those of Keras's own archives.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from zoo.readers.faults import reason
 from zoo.readers.tree import resolve
 
 _WANTED = ("x", "y", "x_test", "y_test", "classes")
+_ALSO_CALLED = {"x": "x_train", "y": "y_train"}
 
 
 def read(argument: str, _options: ReadOptions) -> Dataset:
@@ -38,7 +42,8 @@ def _load(path: Path) -> dict[str, Array]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             offered = list(archive.files)
-            arrays = {name: np.atleast_1d(archive[name]) for name in _WANTED if name in offered}
+            called = {name: name if name in offered else _ALSO_CALLED.get(name, name) for name in _WANTED}
+            arrays = {name: np.atleast_1d(archive[key]) for name, key in called.items() if key in offered}
     except Exception as error:  # a damaged file raises anything
         raise DataError(f"{path} is no .npz file of plain arrays: {reason(error)}; write it with numpy.savez") from None
     needed = _WANTED if {"x_test", "y_test"} & arrays.keys() else _WANTED[:2]

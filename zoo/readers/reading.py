@@ -123,22 +123,28 @@ class _Sight(Generic[Opened, Look]):
 
     def __init__(self, method: Method[Opened, Look]) -> None:
         self._method = method
-        self._guess: tuple[Look, Plan[Opened]] | None = None
+        self._guess: tuple[Look, Plan[Opened] | None] | None = None
         self._guessing = Lock()
 
     def see(self, member: Member) -> _Seen[Look]:
         """Looks at a file."""
         with self._method.open(member) as opened:
             look = self._method.look(opened)
-            with self._guessing:
-                self._guess = self._guess or (look, self._method.plan({member.path: look}))
-            first, plan = self._guess
-            if look != first or _row_bytes(plan.input) > _SMALL:
+            plan = self._plan_for(member.path, look)
+            if plan is None:
                 return _Seen(look)
             try:
                 return _Seen(look, plan.decode(opened))
             except Exception as error:
                 return _Seen(look, None, reason(error))
+
+    def _plan_for(self, path: str, look: Look) -> Plan[Opened] | None:
+        with self._guessing:
+            if self._guess is None:
+                plan = self._method.plan({path: look})
+                self._guess = look, plan if _row_bytes(plan.input) <= _SMALL else None
+        first, usual = self._guess
+        return usual if look == first else None
 
 
 class _Survey(NamedTuple, Generic[Look]):

@@ -13,7 +13,7 @@ from zoo.lowrank import ranks_for_energy
 from zoo.pruning import keep_by_norm
 from zoo.recipe import QUANTIZATIONS, Recipe, Training
 from zoo.search.journal import Trial
-from zoo.subnetworks import width_ladder
+from zoo.subnetworks import check_fractions, least_fraction, width_ladder
 
 
 class Proposal(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,12 +80,24 @@ class Grid:
                 raise UsageError(f"unknown quantisation {numbers!r}: there is {', '.join(QUANTIZATIONS)}")
             alone[f"base-{numbers}"] = Recipe(quantize=numbers)
         together = {}
-        if options.subnetworks:
-            jointly = msgspec.structs.replace(training, jointly=options.subnetworks)
-            for fraction, widths in zip(options.subnetworks, width_ladder(model, options.subnetworks), strict=True):
+        if fractions := _reachable(model, options.subnetworks):
+            jointly = msgspec.structs.replace(training, jointly=fractions)
+            for fraction, widths in zip(fractions, width_ladder(model, fractions), strict=True):
                 together[f"sub-{fraction:g}"] = Recipe(order=order_file, keep=dict(widths), training=jointly)
         proposals = [Proposal(recipes={name: recipe}) for name, recipe in _distinct(alone).items()]
         return proposals + ([Proposal(recipes=_distinct(together))] if together else [])
+
+
+def _reachable(model: Any, fractions: Sequence[float]) -> tuple[float, ...]:
+    """The fractions of the MACs that subnetworks can get within."""
+    if not fractions:
+        return ()
+    check_fractions(fractions)
+    least = least_fraction(model)
+    for fraction in fractions:
+        if fraction < least:
+            warn(f"sub-{fraction:g} is left out: the narrowest subnetwork takes {least:.3f} of the MACs")
+    return tuple(fraction for fraction in fractions if fraction >= least)
 
 
 def _distinct(recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
