@@ -13,35 +13,31 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import joblib
 import msgspec
-import numpy as np
 
 from fleetfoot.console import be_quiet, note, progress, warn
 from fleetfoot.errors import NotAZooError, SchemaError, UsageError, ZooError
 from fleetfoot.files import atomic_path, is_document, is_temporary, remove_temporaries, sha256, write_bytes
 from profiling.device import Device, connect_device
 from profiling.profile import Profile
-from zoo.augment import check_augmentations
-from zoo.backend import make_deterministic, tf
+from zoo.backend import tf
+from zoo.base import begin_base, finish_base
 from zoo.candidates import UNFINISHED, Bench, base_path, make_candidate
 from zoo.catalog import BUILT_FILES, Manifest, Variant, Zoo, profile_path
 from zoo.channels import can_be_cut
 from zoo.datasets import Dataset, Indices, Split, load_dataset, split_indices
-from zoo.finetune import TrainingData, train
+from zoo.finetune import TrainingData
 from zoo.formats import register_custom_objects
 from zoo.measure import profile_variants, record_outcomes, with_outcomes
-from zoo.models import Base, base_model, image_size
+from zoo.models import Base, image_size
 from zoo.outcomes import Outcomes
 from zoo.record import BuildOptions, BuildRecord, tool_versions
 from zoo.search.journal import Journal, Trial
 from zoo.search.strategies import Proposal, Strategy, make_strategy
 from zoo.subnetworks import importance_order
 
-_BARELY_BETTER = 1.5
-"""How many times chance a trained model must be right to be taken as it comes."""
 _ENOUGH_STEPS, _MOST_EPOCHS = 1500, 20
 """How many steps a variant's fine-tuning takes at the least, unless that is more than so many epochs."""
 
@@ -60,7 +56,7 @@ def build_zoo(out: Path, options: BuildOptions, *, jobs: int = 1, overwrite: boo
     """
     device = connect_device(options.device)
     options, dataset = prepare(options)
-    start = _start(options, dataset) if overwrite or not base_path(out).exists() else None
+    start = begin_base(options, dataset) if overwrite or not base_path(out).exists() else None
     _require_directory(out)
     with locked(out):
         _make_room(out, overwrite)
@@ -96,21 +92,13 @@ def prepare(options: BuildOptions) -> tuple[BuildOptions, Dataset]:
     return msgspec.structs.replace(options, grid=msgspec.structs.replace(options.grid, epochs=epochs)), dataset
 
 
-def _start(options: BuildOptions, dataset: Dataset) -> Base:
-    """The base model as it comes; with it, what cannot be meant is found out before anything is written."""
-    check_augmentations(options.augment, dataset.input)
-    make_deterministic(options.seed)
-    base = base_model(options.model, dataset, split_indices(dataset, options.seed)["train"])
-    make_strategy(options.strategy, base.model, options.grid, "" if can_be_cut(base.model) else None)
-    return base
-
-
 def _build(
     out: Path, record: BuildRecord, dataset: Dataset, device: Device, jobs: int, start: Base | None = None
 ) -> Zoo:
     options, splits = record.options, record.indices()
-    _ensure_base(out, options, dataset, splits, start)
-    bench = Bench.open(out, TrainingData.of(dataset, splits, options.augment))
+    data = TrainingData.of(dataset, splits, options.augment)
+    _ensure_base(out, options, dataset, data, start)
+    bench = Bench.open(out, data)
     strategy = make_strategy(options.strategy, bench.base, options.grid, _ensure_order(bench))
     journal = Journal(out / Journal.FILE)
     trials = list(_make_all(strategy, journal, bench, record, jobs))
@@ -181,6 +169,8 @@ def _begin(out: Path, options: BuildOptions, dataset: Dataset) -> BuildRecord:
     if not path.exists():
         BuildRecord.new(options, dataset).write(path)
     record = BuildRecord.read(path)
+    if record.options.data == options.data and record.data_fingerprint != dataset.fingerprint:
+        raise UsageError(f"{out} was begun with other data under the name {options.data}: --overwrite starts anew")
     if record.options != options:
         raise UsageError(
             f"{out} was begun with other options ({_differences(record.options, options)}): "
@@ -188,8 +178,6 @@ def _begin(out: Path, options: BuildOptions, dataset: Dataset) -> BuildRecord:
         )
     if not (out / Zoo.MANIFEST).exists() and record.versions != tool_versions():
         raise UsageError(f"{out} was begun with other versions ({record.versions}): use those, or --overwrite")
-    if record.data_fingerprint != dataset.fingerprint:
-        raise UsageError(f"{out} was begun with other data under the name {options.data}: --overwrite starts anew")
     return record
 
 
@@ -199,34 +187,14 @@ def _differences(old: BuildOptions, new: BuildOptions) -> str:
     return ", ".join(f"{name} was {before[name]}" for name in before if before[name] != now[name])
 
 
-def _ensure_base(
-    out: Path, options: BuildOptions, dataset: Dataset, splits: dict[Split, Indices], start: Base | None
-) -> None:
+def _ensure_base(out: Path, options: BuildOptions, dataset: Dataset, data: TrainingData, start: Base | None) -> None:
     path = base_path(out)
     if path.exists():
         return
-    model, trained = start or _start(options, dataset)
-    data = TrainingData.of(dataset, splits, options.augment)
-    epochs = _epochs_needed(model, data, options) if trained else options.epochs
-    if epochs:
-        train(
-            model, data, epochs=epochs, seed=options.seed, checkpoint=out / UNFINISHED / "base", name="the base model"
-        )
+    base = start or begin_base(options, dataset)
+    finish_base(base, data, options, out / UNFINISHED / "base")
     with atomic_path(path) as temporary:
-        model.save(temporary, include_optimizer=False)
-
-
-def _epochs_needed(model: Any, data: TrainingData, options: BuildOptions) -> int:
-    """How long a base model that came with weights is trained on: as asked, else only if it knows next to nothing."""
-    accuracy = float((model.predict(data.tune_batches(), verbose=0).argmax(axis=1) == data.y_tune).mean())
-    note(f"the base model is right on {accuracy:.1%} of the tune split as it comes")
-    if options.train_base is not None:
-        return options.train_base
-    chance = float(np.bincount(data.y_tune).max() / len(data.y_tune))
-    if accuracy > _BARELY_BETTER * chance:
-        return 0
-    note(f"that is hardly better than the most frequent class ({chance:.1%}): training it for {options.epochs} epochs")
-    return options.epochs
+        base.model.save(temporary, include_optimizer=False)
 
 
 def _ensure_order(bench: Bench) -> str | None:

@@ -16,14 +16,13 @@ from fleetfoot.files import write_bytes
 from fleetfoot.silence import silenced
 from profiling.invoke import Model
 from zoo.backend import keras, tf
+from zoo.paired import sure_gain
 from zoo.quantize import Calibration, quantize_sparing
 from zoo.quantize import quantize as quantize_to
 
 INPUT, OUTPUT = "input", "probabilities"
 FLOAT_TOLERANCE = 1e-4
 _BEARABLE_LOSS = 0.005
-_BEARABLE_EXAMPLES = 2
-"""How many more of the tune inputs int8 may get wrong at the least, lest it is chance that decides."""
 
 Array = npt.NDArray[Any]
 
@@ -45,7 +44,8 @@ def export(
 ) -> tuple[str, ...]:
     """Writes networks of the same input into one LiteRT file, each as the signature of its name.
 
-    Where int8 loses more than half a point of accuracy, the operators that lose most are kept in float.
+    Where int8 loses more than half a point of accuracy and that is not by chance, the operators that lose most
+    are kept in float.
 
     Args:
         networks: functional models by signature.
@@ -106,13 +106,13 @@ def _quantized(
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "trial.tflite"
 
-        def error_rate(trial: bytes) -> float:
+        def right(trial: bytes) -> Array:
             path.write_bytes(trial)
             answers = [predict(path, signature, calibration.x) for signature in calibration.signatures]
-            return float(np.mean([(answer.argmax(axis=1) != y).mean() for answer in answers]))
+            return np.concatenate([answer.argmax(axis=1) == y for answer in answers])
 
-        bearable = error_rate(model) + max(_BEARABLE_LOSS, _BEARABLE_EXAMPLES / len(y))
-        return quantize_sparing(model, calibration, error_rate, bearable)
+        before = right(model)
+        return quantize_sparing(model, calibration, lambda trial: sure_gain(right(trial), before), _BEARABLE_LOSS)
 
 
 def predict(path: Path, signature: str, x: Array, threads: int = 1) -> Array:
