@@ -81,6 +81,11 @@ class Runner:
         output: Array = self._run(**{self.input.name: given})[self.output.name]
         return self._output_code.decode(output) if self._output_code else output
 
+    @property
+    def output_step(self) -> float:
+        """How far apart the numbers are that it can answer with; 0 where they are not integers inside."""
+        return float(self._output_code.scale) if self._output_code else 0.0
+
     def warm_up(self, runs: int = 3) -> None:
         """Runs zeros, so that the first real input does not pay for allocation and packing."""
         zeros = np.zeros(self.input.shape, self.input.dtype)

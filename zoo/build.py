@@ -222,9 +222,16 @@ def _is_made(journal: Journal, zoo: Path, proposal: Proposal) -> bool:
     recipes = list(proposal.recipes.values())
     if recipes not in journal:
         return False
-    made = journal.trial(recipes).variants[0]
-    path = zoo / made.file
-    return path.exists() and sha256(path) == made.sha256
+    made = journal.trial(recipes).variants
+    path = zoo / made[0].file
+    return _were_removed(zoo, made) or (path.exists() and sha256(path) == made[0].sha256)
+
+
+def _were_removed(zoo: Path, variants: Sequence[Variant]) -> bool:
+    """Whether a zoo that is mended had them taken out."""
+    if not (zoo / Zoo.MANIFEST).exists():
+        return False
+    return {variant.id for variant in variants}.isdisjoint(Zoo.open(zoo).variants)
 
 
 def _make_missing(missing: Sequence[Proposal], bench: Bench, record: BuildRecord, jobs: int) -> Iterator[Trial]:

@@ -115,7 +115,7 @@ def split_indices(dataset: Dataset, seed: int) -> dict[Split, Indices]:
             raise DataError(f"{dataset.name} cannot be divided into {', '.join(SPLITS)}: {error}") from None
         splits[name] = np.sort(chosen)
     splits["train"] = np.sort(remaining)
-    return splits
+    return {name: splits[name] for name in SPLITS}
 
 
 class ReadOptions(msgspec.Struct, frozen=True, kw_only=True):

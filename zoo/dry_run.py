@@ -6,6 +6,7 @@ import time
 from typing import Any, NamedTuple
 
 from fleetfoot.console import note
+from zoo.augment import check_augmentations
 from zoo.backend import keras
 from zoo.build import prepare
 from zoo.candidates import cut
@@ -41,6 +42,7 @@ def forecast(options: BuildOptions) -> list[Forecast]:
         FleetfootError: the data, the model or the options do not fit.
     """
     options, dataset = prepare(options)
+    check_augmentations(options.augment, dataset.input)
     data = TrainingData.of(dataset, split_indices(dataset, options.seed), options.augment)
     base, trained = base_model(options.model, dataset, data.train)
     if not trained:

@@ -48,12 +48,13 @@ def add_variant(path: Path, file: Path, device_uri: str = "local") -> Variant:
     device = connect_device(device_uri)
     with locked(path):
         zoo, record = Zoo.open(path), BuildRecord.read(path / BuildRecord.FILE)
-        signature = _check_fit(file, zoo)
+        signature, step = _check_fit(file, zoo)
         variant_id, recipe = _identity(file, zoo)
         dataset = record.load_data()
         tune = record.indices()["tune"]
         answers = predict(file, signature, dataset.x[tune])
-        _check_answers(answers, zoo, dataset.x[tune], file)
+        _check_probabilities(answers, step, file)
+        _check_agreement(answers, zoo, dataset.x[tune], file)
         name = f"variants/{variant_id}.tflite"
         with atomic_path(path / name) as temporary:
             shutil.copyfile(file, temporary)
@@ -74,7 +75,8 @@ def add_variant(path: Path, file: Path, device_uri: str = "local") -> Variant:
         outcomes = _record(zoo, variant, dataset, record)
         _profile(zoo, variant, device)
         variant = with_outcomes(variant, outcomes, zoo.manifest.variants[0].id, zoo.manifest.classes)
-        _write_variants(zoo, (*zoo.manifest.variants, variant))
+        files = zoo.manifest.files | {Outcomes.FILE: sha256(path / Outcomes.FILE)}
+        _write_manifest(zoo, (*zoo.manifest.variants, variant), files)
         return variant
 
 
@@ -91,28 +93,28 @@ def remove_variant(path: Path, variant_id: str) -> None:
         rest = tuple(other for other in zoo.manifest.variants if other.id != variant_id)
         if variant is zoo.manifest.variants[0]:
             raise UsageError(f"{variant_id} is the base model, which the others are compared with: it stays")
-        _write_variants(zoo, rest)
+        _write_manifest(zoo, rest, zoo.manifest.files)
         if all(other.file != variant.file for other in rest):
             (path / variant.file).unlink(missing_ok=True)
 
 
-def _write_variants(zoo: Zoo, variants: tuple[Variant, ...]) -> None:
-    files = zoo.manifest.files | {Outcomes.FILE: sha256(zoo.path / Outcomes.FILE)}
+def _write_manifest(zoo: Zoo, variants: tuple[Variant, ...], files: dict[str, str]) -> None:
     manifest: Manifest = msgspec.structs.replace(zoo.manifest, variants=variants, files=files)
     manifest.write(zoo.path / Zoo.MANIFEST)
 
 
 def _identity(file: Path, zoo: Zoo) -> tuple[str, Recipe]:
     """The id of a file that is brought, from its name and its content, and the recipe that says so."""
-    recipe = Recipe(build={"file": file.name, "sha256": sha256(file)})
-    variant_id = f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', file.stem)}-{recipe.digest[:8]}"
-    if variant_id in zoo.variants:
-        raise UsageError(f"{file} is in the zoo already, as {variant_id}")
-    return variant_id, recipe
+    digest = sha256(file)
+    for variant in zoo.manifest.variants:
+        if variant.sha256 == digest:
+            raise UsageError(f"{file} is in the zoo already, as {variant.id}")
+    recipe = Recipe(build={"file": file.name, "sha256": digest})
+    return f"{re.sub(r'[^A-Za-z0-9_.+-]+', '-', file.stem)}-{recipe.digest[:8]}", recipe
 
 
-def _check_fit(file: Path, zoo: Zoo) -> str:
-    """The one signature of a file that takes and answers what the variants of a zoo do."""
+def _check_fit(file: Path, zoo: Zoo) -> tuple[str, float]:
+    """The one signature of a file that takes and answers what a zoo's variants do, and how finely it answers."""
     if not file.is_file():
         raise ModelError(f"{file} does not exist")
     model = Model(file)
@@ -127,12 +129,16 @@ def _check_fit(file: Path, zoo: Zoo) -> str:
         raise ModelError(f"{file} takes {runner.input.dtype} inputs, and the zoo's are {spec.dtype}")
     if runner.output.shape != (1, classes):
         raise ModelError(f"{file} answers with shape {runner.output.shape}, and the zoo has {classes} classes")
-    return signature
+    return signature, runner.output_step
 
 
-def _check_answers(answers: Array, zoo: Zoo, x: Array, file: Path) -> None:
-    if (answers < 0).any() or not np.allclose(answers.sum(axis=1), 1, atol=_TOLERANCE):
+def _check_probabilities(answers: Array, step: float, file: Path) -> None:
+    rounding = answers.shape[1] * step / 2
+    if (answers < 0).any() or not np.allclose(answers.sum(axis=1), 1, atol=_TOLERANCE + rounding):
         raise ModelError(f"{file} does not answer with probabilities: end it in a softmax")
+
+
+def _check_agreement(answers: Array, zoo: Zoo, x: Array, file: Path) -> None:
     base = zoo.manifest.variants[0]
     expected = predict(zoo.verified_file(base.id), base.signature, x)
     agreement = float((answers.argmax(axis=1) == expected.argmax(axis=1)).mean())

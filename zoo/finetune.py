@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from fleetfoot.console import progress
 from fleetfoot.errors import ModelError
-from fleetfoot.files import write_bytes
+from fleetfoot.files import atomic_path, write_bytes
 from zoo.augment import augment
 from zoo.backend import keras, tf
 from zoo.datasets import Dataset, Indices, Split
@@ -27,6 +27,7 @@ TEACHER_WEIGHT = 0.5
 _PREDICTION_BATCH = 256
 _RECALIBRATION_BATCHES = 64
 _PATIENCE_SHARE = 0.5
+_RUN = ".run.weights.h5"
 
 Array = npt.NDArray[Any]
 
@@ -166,30 +167,36 @@ def train(
         name: what the progress bar calls it.
 
     Raises:
-        ModelError: the loss became NaN.
+        ModelError: no epoch ended with weights and a loss that are numbers.
     """
     trained = _in_precision(model, training_precision())
     batches = data.train_batches(teacher, seed)
     trained.compile(
         optimizer=keras.optimizers.Adam(schedule(learning_rate, epochs, batches)), loss="categorical_crossentropy"
     )
-    best = _KeepBest(checkpoint / "best.weights.h5" if checkpoint else None)
     patience = max(2, round(_PATIENCE_SHARE * epochs))
-    callbacks = [
-        best,
-        keras.callbacks.EarlyStopping(patience=patience),
-        keras.callbacks.TerminateOnNaN(raise_error=False),
-    ]
-    if checkpoint:
-        callbacks.append(keras.callbacks.BackupAndRestore(checkpoint / "state"))
+    best = _KeepBest(patience, checkpoint)
+    start = best.resume(trained, epochs)
     with progress(f"training {name}", epochs) as advance:
-        callbacks.append(
-            keras.callbacks.LambdaCallback(
-                on_epoch_begin=lambda epoch, _logs=None: batches.start_epoch(epoch), on_epoch_end=_steps(advance)
-            )
-        )
+        advance(start)
+
+        def begin(epoch: int, _logs: Any = None) -> None:
+            batches.start_epoch(epoch)
+            _reseed(trained, seed, epoch)
+
+        callbacks = [
+            keras.callbacks.LambdaCallback(on_epoch_begin=begin, on_epoch_end=_steps(advance)),
+            best,
+            keras.callbacks.TerminateOnNaN(raise_error=False),
+        ]
         trained.fit(
-            batches, validation_data=data.tune_batches(), epochs=epochs, verbose=0, callbacks=callbacks, shuffle=False
+            batches,
+            validation_data=data.tune_batches(),
+            initial_epoch=start,
+            epochs=epochs,
+            verbose=0,
+            callbacks=callbacks,
+            shuffle=False,
         )
     best.restore(trained, name)
     if trained is not model:
@@ -202,8 +209,11 @@ def recalibrate_batch_norm(model: Any, data: TrainingData) -> None:
     After channels were cut, the statistics are of inputs that no longer come; taking them anew costs
     seconds, and often most of what was lost comes back.
     """
-    state = model.non_trainable_variables
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    frozen = [norm for norm in norms if not norm.trainable]
+    for norm in frozen:  # which otherwise take no statistics
+        norm.trainable = True
+    state = model.non_trainable_variables
     moving = {id(v): norm.momentum for norm in norms for v in (norm.moving_mean, norm.moving_variance)}
     zeros = [tf.zeros_like(v.value) if id(v) in moving else v.value for v in state]
     trainable = [v.value for v in model.trainable_variables]
@@ -217,11 +227,13 @@ def recalibrate_batch_norm(model: Any, data: TrainingData) -> None:
     for variable, total in zip(state, sums, strict=True):
         if id(variable) in moving:  # from zero, a step leaves (1 - momentum) of the batch's statistic
             variable.assign(total / count / (1 - moving[id(variable)]))
+    for norm in frozen:
+        norm.trainable = False
 
 
 def schedule(learning_rate: float, epochs: int, batches: Batches) -> Any:
     """A cosine from ``learning_rate`` to zero over all steps."""
-    return keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(batches))
+    return keras.optimizers.schedules.CosineDecay(learning_rate, max(1, epochs * len(batches)))
 
 
 def training_precision() -> str:
@@ -239,47 +251,94 @@ def _in_precision(model: Any, precision: str) -> Any:
     return mixed
 
 
-class _KeepBest(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keeps the weights of the epoch with the least tune loss, in a file too, if one is named."""
+class _Best(NamedTuple):
+    """The epoch with the least tune loss so far."""
 
-    def __init__(self, path: Path | None) -> None:
+    epoch: int
+    loss: float
+
+
+class _KeepBest(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keeps the weights of the epoch with the least tune loss, and stops when there is none for long.
+
+    With a directory, the whole run is kept there after every epoch. Each file is written atomically and the
+    run's is named by its epoch and written last, so that a kill at any moment leaves a state to go on from.
+    """
+
+    def __init__(self, patience: int, directory: Path | None) -> None:
         super().__init__()
-        self._path = path
-        self._loss = float("inf")
+        self._patience, self._directory = patience, directory
+        self._best = _Best(-1, float("inf"))
         self._weights: list[Array] | None = None
 
-    def set_model(self, model: Any) -> None:
-        """Takes up what an earlier, interrupted run had found."""
-        super().set_model(model)
-        if self._path and self._loss_file.exists() and self._path.exists():
-            current = model.get_weights()
-            model.load_weights(self._path)
-            self._loss, self._weights = json.loads(self._loss_file.read_text()), model.get_weights()
-            model.set_weights(current)
+    def resume(self, model: Any, epochs: int) -> int:
+        """Takes up an earlier, interrupted run; returns the epoch to go on with, ``epochs`` if it was over."""
+        runs = self._runs()
+        if not runs or self._directory is None:
+            return 0
+        model.optimizer.build(model.trainable_variables)
+        if self._best_record.exists():
+            self._best = _Best(*json.loads(self._best_record.read_bytes()))
+            model.load_weights(self._best_weights)
+            self._weights = model.get_weights()
+        done = max(runs)
+        model.load_weights(runs[done])
+        return epochs if self._is_over(done - 1) else done
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, float] | None = None) -> None:
         """Takes the weights if they are the best so far."""
-        loss = (logs or {}).get("val_loss", float("inf"))
-        if loss < self._loss:
-            self._loss, self._weights = loss, self.model.get_weights()
-            if self._path:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self.model.save_weights(self._path)
-                write_bytes(self._loss_file, json.dumps(loss).encode())
+        loss, weights = (logs or {}).get("val_loss", float("inf")), self.model.get_weights()
+        sound = all(np.isfinite(weight).all() for weight in weights)  # a ReLU may make zeros of what is NaN
+        if sound and loss < self._best.loss:
+            self._best, self._weights = _Best(epoch, loss), weights
+            if self._directory:
+                _save_weights(self.model, self._best_weights)
+                write_bytes(self._best_record, json.dumps(self._best).encode())
+        if self._directory:
+            before = self._runs().values()
+            _save_weights(self.model, self._directory / f"{epoch + 1}{_RUN}")
+            for path in before:
+                path.unlink()
+        if not sound or self._is_over(epoch):
+            self.model.stop_training = True
 
     def restore(self, model: Any, name: str) -> None:
         """Gives a network the best weights, and removes the files."""
+        if self._directory:
+            for path in (*self._runs().values(), self._best_record, self._best_weights):
+                path.unlink(missing_ok=True)
         if self._weights is None:
-            raise ModelError(f"training {name} gave no usable weights, its loss is NaN: are inputs and labels sound?")
+            raise ModelError(f"training {name} gave no usable weights, only NaN: are inputs and labels sound?")
         model.set_weights(self._weights)
-        if self._path:
-            self._path.unlink(missing_ok=True)
-            self._loss_file.unlink(missing_ok=True)
+
+    def _is_over(self, epoch: int) -> bool:
+        return epoch - self._best.epoch >= self._patience
+
+    def _runs(self) -> dict[int, Path]:
+        """The runs that were kept, by how many epochs they had."""
+        paths = self._directory.glob(f"[0-9]*{_RUN}") if self._directory else ()
+        return {int(path.name.removesuffix(_RUN)): path for path in paths}
 
     @property
-    def _loss_file(self) -> Path:
-        assert self._path is not None
-        return self._path.with_suffix(".json")
+    def _best_weights(self) -> Path:
+        assert self._directory is not None
+        return self._directory / "best.weights.h5"
+
+    @property
+    def _best_record(self) -> Path:
+        return self._best_weights.with_name("best.json")
+
+
+def _save_weights(model: Any, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        model.save_weights(temporary)
+
+
+def _reseed(model: Any, seed: int, epoch: int) -> None:
+    """Has what is random in a network, such as dropout, depend on the seed and the epoch's number alone."""
+    states = [variable for variable in model.variables if variable.name == "seed_generator_state"]
+    for number, state in enumerate(states):
+        state.assign(np.random.default_rng([seed, epoch, number]).integers(2**32, size=2, dtype=np.uint32))
 
 
 def _steps(advance: Callable[[int], None]) -> Callable[..., None]:

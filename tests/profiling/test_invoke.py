@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +157,124 @@ def converted_of_two_inputs() -> bytes:
     function = module.__call__.get_concrete_function()
     converted: bytes = tf.lite.TFLiteConverter.from_concrete_functions([function], module).convert()
     return converted
+
+
+# Integers that stand for real numbers.
+
+
+@pytest.fixture(scope="module")
+def network() -> Any:
+    """Two layers whose outputs are far from 0 to 1."""
+    from zoo.backend import keras, make_deterministic
+
+    make_deterministic(0)
+    inputs = keras.Input((6,), name="x")
+    hidden = keras.layers.Dense(8, activation="relu")(inputs)
+    return keras.Model(inputs, keras.layers.Dense(4, name="answer")(hidden))
+
+
+@pytest.fixture(scope="module")
+def some_inputs() -> Any:
+    return np.random.default_rng(0).uniform(-3, 5, (64, 6)).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=["int8", "uint8"])
+def of_integers(request: Any, tmp_path_factory: pytest.TempPathFactory, network: Any, some_inputs: Any) -> Path:
+    path: Path = tmp_path_factory.mktemp("integers") / f"{request.param}.tflite"
+    path.write_bytes(converted_to_integers(network, some_inputs, request.param))
+    return path
+
+
+def converted_to_integers(network: Any, x: Any, numbers: str) -> bytes:
+    from fleetfoot.silence import silenced
+    from zoo.backend import tf
+
+    with tempfile.TemporaryDirectory() as directory, silenced(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network.export(directory, verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(directory)
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([x[i : i + 1]] for i in range(len(x)))
+        converter.inference_input_type = converter.inference_output_type = getattr(tf, numbers)
+        converted: bytes = converter.convert()
+        return converted
+
+
+def stock_details(path: Path) -> tuple[Any, Any]:
+    """What LiteRT itself says of the input and the output."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path))
+    return interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+
+
+def test_the_caller_of_a_model_of_integers_gives_and_gets_real_numbers(of_integers: Path, some_inputs: Any) -> None:
+    given, answered = stock_details(of_integers)
+    assert given["dtype"] == answered["dtype"] == np.dtype(of_integers.stem)
+    runner = Model(of_integers).runner("serving_default")
+    assert runner.input.dtype == runner.output.dtype == np.float32
+    answer = runner(some_inputs[:1])
+    assert answer.dtype == np.float32
+    assert answer.shape == runner.output.shape == (1, 4)
+
+
+def test_a_model_of_integers_answers_as_the_float_model_does_within_a_few_steps(
+    of_integers: Path, network: Any, some_inputs: Any
+) -> None:
+    runner = Model(of_integers).runner("serving_default")
+    assert 0 < runner.output_step == pytest.approx(stock_details(of_integers)[1]["quantization"][0])
+    expected = network(some_inputs).numpy()
+    answers = np.concatenate([runner(some_inputs[i : i + 1]) for i in range(len(some_inputs))])
+    assert np.abs(answers - expected).max() < 4 * runner.output_step
+    assert np.abs(answers - expected).mean() < runner.output_step
+    assert np.abs(expected).max() > 1
+
+
+def test_what_the_caller_of_a_model_of_integers_gets_is_what_stock_litert_computes(
+    of_integers: Path, some_inputs: Any
+) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(of_integers))
+    interpreter.allocate_tensors()
+    (given, answered), runner = stock_details(of_integers), Model(of_integers).runner("serving_default")
+    for x in some_inputs[:16, np.newaxis]:
+        scale, zero = given["quantization"]
+        interpreter.set_tensor(
+            given["index"], np.clip(np.rint(x / scale) + zero, *limits(given)).astype(given["dtype"])
+        )
+        interpreter.invoke()
+        integers = interpreter.get_tensor(answered["index"]).astype(int)
+        scale, zero = answered["quantization"]
+        np.testing.assert_allclose(runner(x), (integers - zero) * scale, rtol=1e-5)
+
+
+def limits(detail: Any) -> tuple[int, int]:
+    information = np.iinfo(detail["dtype"])
+    return int(information.min), int(information.max)
+
+
+def test_values_beyond_what_the_integers_reach_are_the_nearest_they_reach(of_integers: Path) -> None:
+    runner = Model(of_integers).runner("serving_default")
+    far, farther = (np.full((1, 6), value, np.float32) for value in (1e3, 1e9))
+    np.testing.assert_array_equal(runner(far), runner(farther))
+    np.testing.assert_array_equal(runner(-far), runner(-farther))
+    assert not np.array_equal(runner(far), runner(-far))
+
+
+def test_whole_numbers_are_taken_by_a_model_of_integers_as_their_values(of_integers: Path) -> None:
+    runner = Model(of_integers).runner("serving_default")
+    x = np.array([[-3, -1, 0, 1, 2, 5]], np.int64)
+    np.testing.assert_array_equal(runner(x), runner(x.astype(np.float32)))
+
+
+def test_a_model_of_integers_warms_up(of_integers: Path, some_inputs: Any) -> None:
+    runner = Model(of_integers).runner("serving_default")
+    before = runner(some_inputs[:1])
+    runner.warm_up()
+    np.testing.assert_array_equal(runner(some_inputs[:1]), before)
+
+
+def test_a_float_model_has_no_step(base_variant: tuple[Path, str]) -> None:
+    path, signature = base_variant
+    assert Model(path).runner(signature).output_step == 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import msgspec
@@ -23,7 +24,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, base_file: Path, digits: Dat
     base_path(zoo).parent.mkdir()
     base_path(zoo).write_bytes(base_file.read_bytes())
     data = TrainingData.of(digits, split_indices(digits, 0))
-    return Bench.open(zoo, data._replace(x_train=data.x_train[:64], y_train=data.y_train[:64]))
+    return Bench.open(zoo, dataclasses.replace(data, train=data.train[:64]))
 
 
 def proposal(**recipes: Recipe) -> Proposal:
@@ -113,7 +114,9 @@ def test_orders_are_read_from_their_file(finished_zoo: Path) -> None:
 
 
 def test_a_quantised_candidate_is_calibrated_with_tune_inputs_only(bench: Bench) -> None:
-    unseen = bench.data._replace(x_train=np.full_like(bench.data.x_train, np.nan))
+    x = bench.data.dataset.x.copy()
+    x[bench.data.train] = np.nan
+    unseen = dataclasses.replace(bench.data, dataset=dataclasses.replace(bench.data.dataset, x=x))
     (variant,) = make_candidate(bench._replace(data=unseen), proposal(small=Recipe(quantize="int8"))).variants
     assert variant.accuracy["tune"] > 0.5
     assert keras.saving.load_model(base_path(bench.zoo), compile=False).count_params() == variant.parameters

@@ -139,7 +139,9 @@ def test_one_long_recording_among_short_ones_is_pointed_out(tmp_path: Path, caps
         write_wav(tmp_path / ("no" if number % 2 else "yes") / f"{number}.wav", tone())
     write_wav(tmp_path / "no" / "0.wav", tone(seconds=1))
     load(tmp_path)
-    assert "19 of 20 recordings are no longer than 0.1 s: a length (seconds) would save time" in capsys.readouterr().err
+    assert (
+        "19 of 20 recordings are no longer than 0.1 s: a length (--seconds) would save time" in capsys.readouterr().err
+    )
 
 
 def test_loud_floats_are_clipped_and_counted(words: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -23,7 +24,7 @@ layers = keras.layers
 @pytest.fixture(scope="module")
 def data(digits: Dataset) -> TrainingData:
     full = TrainingData.of(digits, split_indices(digits, 0))
-    return full._replace(x_train=full.x_train[:256], y_train=full.y_train[:256])
+    return dataclasses.replace(full, train=full.train[:256])
 
 
 @pytest.fixture(scope="module")

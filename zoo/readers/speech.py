@@ -141,7 +141,9 @@ def plan(looks: Mapping[str, Look], options: ReadOptions) -> Plan[Recording]:
     }
     notes = [f"{count:,} of {len(looks):,} recordings {what}" for what, count in counts.items() if count]
     if not options.seconds and samples > 2 * (usual := ceil(np.percentile(lengths, 95))):
-        notes.append(f"19 of 20 recordings are no longer than {usual / rate:.3g} s: a length (seconds) would save time")
+        notes.append(
+            f"19 of 20 recordings are no longer than {usual / rate:.3g} s: a length (--seconds) would save time"
+        )
     return Plan(
         input=InputSpec(kind="audio", shape=(samples,), dtype="float32", minimum=-1.0, maximum=1.0, sampling_rate=rate),
         decode=partial(decode, rate=rate, samples=samples),
