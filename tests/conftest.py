@@ -40,8 +40,9 @@ def base_file(tmp_path_factory: pytest.TempPathFactory, digits: Any) -> Path:
     """A narrow digits network, trained for a few seconds, as a Keras file."""
     from zoo.architectures import digits_cnn
     from zoo.backend import make_deterministic
+    from zoo.batches import TrainingData
     from zoo.datasets import split_indices
-    from zoo.finetune import TrainingData, train
+    from zoo.finetune import train
 
     make_deterministic(0)
     model = digits_cnn(digits.input, len(digits.classes), width=TINY_WIDTH)

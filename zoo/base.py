@@ -11,9 +11,10 @@ import numpy.typing as npt
 from fleetfoot.console import note
 from zoo.augment import check_augmentations
 from zoo.backend import make_deterministic
+from zoo.batches import TrainingData
 from zoo.channels import can_be_cut
 from zoo.datasets import Dataset, split_indices
-from zoo.finetune import TrainingData, recalibrate_batch_norm, train
+from zoo.finetune import FINE_TUNING_RATE, FRESH_RATE, recalibrate_batch_norm, train
 from zoo.models import Base, base_model
 from zoo.paired import sure_gain
 from zoo.record import BuildOptions
@@ -44,7 +45,15 @@ def finish_base(base: Base, data: TrainingData, options: BuildOptions, checkpoin
     """
     epochs = _prepare_trained(base.model, data, options) if base.trained else options.epochs
     if epochs:
-        train(base.model, data, epochs=epochs, seed=options.seed, checkpoint=checkpoint, name="the base model")
+        train(
+            base.model,
+            data,
+            epochs=epochs,
+            learning_rate=FINE_TUNING_RATE if base.trained else FRESH_RATE,
+            seed=options.seed,
+            checkpoint=checkpoint,
+            name="the base model",
+        )
 
 
 def _prepare_trained(model: Any, data: TrainingData, options: BuildOptions) -> int:

@@ -24,11 +24,11 @@ from profiling.device import Device, connect_device
 from profiling.profile import Profile
 from zoo.backend import tf
 from zoo.base import begin_base, finish_base
+from zoo.batches import TrainingData
 from zoo.candidates import UNFINISHED, Bench, base_path, make_candidate
 from zoo.catalog import BUILT_FILES, Manifest, Variant, Zoo, profile_path
 from zoo.channels import can_be_cut
 from zoo.datasets import Dataset, Indices, Split, load_dataset, split_indices
-from zoo.finetune import TrainingData
 from zoo.formats import register_custom_objects
 from zoo.measure import profile_variants, record_outcomes, with_outcomes
 from zoo.models import Base, image_size

@@ -14,11 +14,12 @@ import zoo.architectures  # noqa: F401 - registers the layers that base models m
 from fleetfoot.errors import DamagedFileError, ModelError, UsageError
 from fleetfoot.files import sha256
 from zoo.backend import keras, make_deterministic
+from zoo.batches import TrainingData
 from zoo.catalog import Variant
 from zoo.channels import permute_model, slice_model
 from zoo.cost import count_macs, peak_activation_bytes
 from zoo.export import export, parity, predict
-from zoo.finetune import TrainingData, recalibrate_batch_norm, train
+from zoo.finetune import FINE_TUNING_RATE, recalibrate_batch_norm, train
 from zoo.lowrank import decompose
 from zoo.quantize import spread
 from zoo.recipe import Recipe
@@ -26,7 +27,6 @@ from zoo.search.journal import Trial
 from zoo.search.strategies import Proposal
 from zoo.subnetworks import train_jointly
 
-FINE_TUNING_RATE = 5e-4
 UNFINISHED = "unfinished"
 """Where trainings are kept while they run, so that they can go on after a kill."""
 _BYTES_PER_ACTIVATION = {None: 4, "int8": 1, "dynamic": 4, "float16": 4}

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 from fleetfoot.console import note
 from zoo.augment import check_augmentations
 from zoo.backend import keras
+from zoo.batches import TrainingData
 from zoo.build import prepare
 from zoo.candidates import cut
 from zoo.channels import can_be_cut
 from zoo.cost import count_macs
 from zoo.datasets import split_indices
-from zoo.finetune import TrainingData
 from zoo.models import base_model
 from zoo.record import BuildOptions
 from zoo.search.strategies import make_strategy

@@ -16,9 +16,10 @@ import numpy as np
 from fleetfoot.console import progress
 from fleetfoot.errors import ModelError, UsageError
 from zoo.backend import keras, tf
+from zoo.batches import TrainingData
 from zoo.channels import cuttable_groups, kept_positions, slice_model, take
 from zoo.cost import count_macs
-from zoo.finetune import TrainingData, schedule
+from zoo.finetune import schedule
 from zoo.pruning import filter_norms, round_width
 
 Widths = Mapping[str, int]

@@ -10,10 +10,10 @@ import pytest
 from fleetfoot.errors import FleetfootError, ModelError, UsageError
 from profiling.invoke import Model
 from zoo.backend import keras
+from zoo.batches import TrainingData
 from zoo.candidates import Bench, base_path, cut, make_candidate, make_networks, read_order, variant_id
 from zoo.catalog import Zoo
 from zoo.datasets import Dataset, split_indices
-from zoo.finetune import TrainingData
 from zoo.recipe import LayerRank, Recipe, Training
 from zoo.search.strategies import Proposal
 

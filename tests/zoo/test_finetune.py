@@ -16,16 +16,9 @@ from networks import copied
 from fleetfoot.errors import ModelError
 from zoo import finetune
 from zoo.backend import keras, make_deterministic
+from zoo.batches import SMALL_BATCH, TEACHER_WEIGHT, Batches, TrainingData
 from zoo.datasets import Dataset, split_indices
-from zoo.finetune import (
-    SMALL_BATCH,
-    TEACHER_WEIGHT,
-    Batches,
-    TrainingData,
-    recalibrate_batch_norm,
-    schedule,
-    train,
-)
+from zoo.finetune import recalibrate_batch_norm, schedule, train
 
 layers = keras.layers
 

@@ -11,10 +11,10 @@ from networks import NETWORKS, answers, copied, inputs_for
 from fleetfoot.errors import ModelError, UsageError
 from zoo.architectures import digits_cnn
 from zoo.backend import keras, make_deterministic
+from zoo.batches import TrainingData
 from zoo.channels import cuttable_groups, permute_model, slice_model
 from zoo.cost import count_macs
 from zoo.datasets import Dataset, split_indices
-from zoo.finetune import TrainingData
 from zoo.pruning import filter_norms
 from zoo.subnetworks import importance_order, train_jointly, width_ladder
 
