@@ -29,7 +29,7 @@ from zoo.backend import make_deterministic
 from zoo.batches import TrainingData
 from zoo.datasets import Dataset, Indices, ReadOptions, load_dataset, split_indices
 from zoo.export import export, predict
-from zoo.finetune import train
+from zoo.finetune import FINE_TUNING_RATE, recalibrate_batch_norm, train
 from zoo.models import base_model
 from zoo.recipe import QUANTIZATIONS
 

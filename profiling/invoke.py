@@ -58,7 +58,9 @@ class Model:
 class Runner:
     """One signature of an open model, with one input and one output.
 
-    Where they are integers that stand for real numbers, the caller gives and gets the real numbers.
+    Where they are integers that stand for real numbers, the caller gives and gets the real numbers. Bytes are the
+    exception, as is the convention: uint8 given to a network of uint8 or int8 inputs is not scaled but passes as it
+    is, or less 128, since what the file calls 0 to 1 or -1 to 1 are the values 0 to 255 of an image.
     """
 
     def __init__(self, signature_runner: Any) -> None:
@@ -101,6 +103,10 @@ class _Quantization(NamedTuple):
     dtype: np.dtype[Any]
 
     def encode(self, x: Array) -> Array:
+        if x.dtype == np.uint8 and self.dtype == np.uint8:
+            return x
+        if x.dtype == np.uint8 and self.dtype == np.int8:
+            return (x.astype(np.int16) - 128).astype(np.int8)
         limits = np.iinfo(self.dtype)
         integers: Array = np.rint(x / self.scale) + self.zero
         return integers.clip(limits.min, limits.max).astype(self.dtype)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.metrics import balanced_accuracy_score
 
 from fleetfoot.console import note
+from fleetfoot.errors import ModelError
 from zoo.augment import check_augmentations
 from zoo.backend import make_deterministic
 from zoo.batches import TrainingData
@@ -20,8 +24,8 @@ from zoo.paired import sure_gain
 from zoo.record import BuildOptions
 from zoo.search.strategies import make_strategy
 
-_BARELY_BETTER = 1.5
-"""How many times chance a trained model must be right to be taken as it comes."""
+_BARELY_BETTER = 0.2
+"""Balanced accuracy, from 0 by chance to 1, above which a trained model is taken as it comes."""
 
 
 def begin_base(options: BuildOptions, dataset: Dataset) -> Base:
@@ -33,7 +37,8 @@ def begin_base(options: BuildOptions, dataset: Dataset) -> Base:
     check_augmentations(options.augment, dataset.input)
     make_deterministic(options.seed)
     base = base_model(options.model, dataset, split_indices(dataset, options.seed)["train"])
-    make_strategy(options.strategy, base.model, options.grid, "" if can_be_cut(base.model) else None)
+    with redirect_stderr(io.StringIO()):  # what there is to say of the grid is said when it is made for good
+        make_strategy(options.strategy, base.model, options.grid, "" if can_be_cut(base.model) else None)
     return base
 
 
@@ -44,6 +49,8 @@ def finish_base(base: Base, data: TrainingData, options: BuildOptions, checkpoin
         ModelError: the training gave no usable weights.
     """
     epochs = _prepare_trained(base.model, data, options) if base.trained else options.epochs
+    if epochs and not base.model.trainable_variables:
+        raise ModelError(f"{options.model} has no weights that can be trained: a SavedModel's are fixed")
     if epochs:
         train(
             base.model,
@@ -61,27 +68,28 @@ def _prepare_trained(model: Any, data: TrainingData, options: BuildOptions) -> i
 
     Its batch-norm statistics are taken anew where that surely helps: it may be all that other data asks for.
     """
-    right = _right(model, data)
+    answers = _answers(model, data)
+    right = answers == data.y_tune
     note(f"the base model is right on {right.mean():.1%} of the tune split as it comes")
     if options.train_base == 0:
         return 0
     before = model.get_weights()
     recalibrate_batch_norm(model, data)
-    renewed = _right(model, data)
-    if sure_gain(right, renewed) > 0:
-        note(f"with batch-norm statistics of this data, it is right on {renewed.mean():.1%}")
-        right = renewed
+    renewed = _answers(model, data)
+    if sure_gain(right, renewed == data.y_tune) > 0:
+        answers = renewed
+        note(f"with batch-norm statistics of this data, it is right on {(answers == data.y_tune).mean():.1%}")
     else:
         model.set_weights(before)
     if options.train_base is not None:
         return options.train_base
-    chance = float(np.bincount(data.y_tune).max() / len(data.y_tune))
-    if right.mean() > _BARELY_BETTER * chance:
+    if balanced_accuracy_score(data.y_tune, answers, adjusted=True) > _BARELY_BETTER:
         return 0
-    note(f"that is hardly better than the most frequent class ({chance:.1%}): training it for {options.epochs} epochs")
+    note(f"that is hardly better than chance: training it for {options.epochs} epochs")
     return options.epochs
 
 
-def _right(model: Any, data: TrainingData) -> npt.NDArray[np.bool_]:
-    right: npt.NDArray[np.bool_] = model.predict(data.tune_batches(), verbose=0).argmax(axis=1) == data.y_tune
-    return right
+def _answers(model: Any, data: TrainingData) -> npt.NDArray[np.int64]:
+    """The class indices that a network answers with on the tune split."""
+    answers: npt.NDArray[np.int64] = model.predict(data.tune_batches(), verbose=0).argmax(axis=1)
+    return answers

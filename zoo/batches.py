@@ -58,6 +58,11 @@ class TrainingData:
         """Examples per batch: more where there are many, because an epoch is then shorter and has steps enough."""
         return SMALL_BATCH if len(self.train) < _LARGE_DATA else LARGE_BATCH
 
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return -(-len(self.train) // self.batch)
+
     def train_batches(self, teacher: Any = None, seed: int = 0, batch: int | None = None) -> Batches:
         """Shuffled batches of the train split, whose targets are blended with a teacher's answers if given."""
         targets = self._targets(self.train, teacher)

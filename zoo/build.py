@@ -33,7 +33,7 @@ from zoo.formats import register_custom_objects
 from zoo.measure import profile_variants, record_outcomes, with_outcomes
 from zoo.models import Base, image_size
 from zoo.outcomes import Outcomes
-from zoo.record import BuildOptions, BuildRecord, tool_versions
+from zoo.record import BuildOptions, BuildRecord, model_sha256, tool_versions
 from zoo.search.journal import Journal, Trial
 from zoo.search.strategies import Proposal, Strategy, make_strategy
 from zoo.subnetworks import importance_order
@@ -87,7 +87,7 @@ def prepare(options: BuildOptions) -> tuple[BuildOptions, Dataset]:
     dataset = load_dataset(options.data, options.read)
     epochs = options.finetune_epochs
     if epochs is None:
-        steps = len(TrainingData.of(dataset, split_indices(dataset, options.seed)).train_batches())
+        steps = TrainingData.of(dataset, split_indices(dataset, options.seed)).steps
         epochs = max(-(-options.epochs // 3), min(_MOST_EPOCHS, round(_ENOUGH_STEPS / steps)))
     return msgspec.structs.replace(options, grid=msgspec.structs.replace(options.grid, epochs=epochs)), dataset
 
@@ -171,6 +171,8 @@ def _begin(out: Path, options: BuildOptions, dataset: Dataset) -> BuildRecord:
     record = BuildRecord.read(path)
     if record.options.data == options.data and record.data_fingerprint != dataset.fingerprint:
         raise UsageError(f"{out} was begun with other data under the name {options.data}: --overwrite starts anew")
+    if record.options.model == options.model and model_sha256(options.model) not in (None, record.model_sha256):
+        raise UsageError(f"{out} was begun with another model under the name {options.model}: --overwrite starts anew")
     if record.options != options:
         raise UsageError(
             f"{out} was begun with other options ({_differences(record.options, options)}): "

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from fleetfoot.errors import ModelError
 from zoo.backend import keras
-from zoo.graph import Call, calls, copy_layer, rebuild
+from zoo.graph import Call, calls, copy_layer, rebuild, set_weights
 
 Labels = npt.NDArray[np.int64]
 Positions = npt.NDArray[np.intp]
@@ -129,9 +129,8 @@ def slice_model(model: Any, keep: Keep) -> Any:
     sliced = rebuild(model, new_layer)
     for layer in (layer for layer in model.layers if layer.weights):
         kept = positions.get(layer.name, {})
-        sliced.get_layer(layer.name).set_weights(
-            [take(weight.numpy(), kept.get(weight.name, {}), np.take) for weight in layer.weights]
-        )
+        weights = [take(weight.numpy(), kept.get(weight.name, {}), np.take) for weight in layer.weights]
+        set_weights(sliced.get_layer(layer.name), weights)
     return sliced
 
 

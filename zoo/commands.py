@@ -94,11 +94,12 @@ def build_zoo(
 @click.option("--verify", is_flag=True, help="Check every file against what was recorded of it.")
 @click.option("--add", type=click.Path(path_type=Path), metavar="FILE.tflite",
               help="Take an existing LiteRT model of the same task in, measured and recorded.")  # fmt: skip
+@click.option("--device", default="local", show_default=True, help="Where what is added is measured.")
 @click.option("--remove", metavar="ID", help="Take a variant out.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def inspect_zoo(path: Path, verify: bool, add: Path | None, remove: str | None, as_json: bool) -> None:
+def inspect_zoo(path: Path, verify: bool, add: Path | None, device: str, remove: str | None, as_json: bool) -> None:
     """Shows what is in a zoo, and changes it by a variant."""
-    _edit(path, add, remove)
+    _edit(path, add, device, remove)
     zoo = Zoo.open(path)
     problems = zoo.problems() if verify else []
     if as_json:
@@ -113,12 +114,12 @@ def inspect_zoo(path: Path, verify: bool, add: Path | None, remove: str | None, 
         note(f"{path}: all files are as recorded")
 
 
-def _edit(path: Path, add: Path | None, remove: str | None) -> None:
+def _edit(path: Path, add: Path | None, device: str, remove: str | None) -> None:
     if add or remove:
         from zoo.edit import add_variant, remove_variant
 
         if add:
-            note(f"added {add_variant(path, add).id}")
+            note(f"added {add_variant(path, add, device).id}")
         if remove:
             remove_variant(path, remove)
             note(f"removed {remove}")

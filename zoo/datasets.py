@@ -64,9 +64,26 @@ class Dataset:
         digest.update(self.y.tobytes())
         return digest.hexdigest()
 
+    def rows(self, indices: Indices) -> Rows:
+        """Some of the inputs, which stay on the disk until they are taken."""
+        return Rows(self.x, indices)
+
     def input_ids(self, indices: Indices) -> list[str]:
         """A content hash for each of the inputs."""
         return [hashlib.sha256(self.x[index].tobytes()).hexdigest()[:16] for index in indices]
+
+
+class Rows:
+    """Some rows of an array that may be a memory map; a slice of them is read when it is taken."""
+
+    def __init__(self, x: npt.NDArray[Any], indices: Indices) -> None:
+        self._x, self._indices = x, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, part: slice) -> npt.NDArray[Any]:
+        return self._x[self._indices[part]]
 
 
 def require_classes(name: str, counts: Mapping[str, int]) -> None:
@@ -161,22 +178,50 @@ READERS: Mapping[str, str] = {
 }
 """Where each kind of dataset is read: module and function, imported when first wanted."""
 
+_TAKEN_BY: Mapping[str, tuple[str, ...]] = {
+    "size": ("images", "cifar10"),
+    "seconds": ("speech",),
+    "sampling_rate": ("speech",),
+}
+"""The kinds of data that a read option means something for."""
+
+_CALLED = {"size": "--image-size", "seconds": "--seconds"}
+
+
+def takes_size(name: str) -> bool:
+    """Whether the images of a dataset can be brought to a size."""
+    return name.partition(":")[0] in _TAKEN_BY["size"]
+
 
 def load_dataset(name: str, options: ReadOptions | None = None) -> Dataset:
     """Loads a dataset by name: a kind, and for most kinds a colon and what to read.
 
     Raises:
-        UsageError: no such kind.
+        UsageError: no such kind, or an option that means nothing for it.
         DataError: what is behind the name cannot be read, or is no dataset to build a zoo on.
     """
     kind, _, argument = name.partition(":")
     if kind not in READERS:
         raise UsageError(f"unknown dataset {name!r}: there is {', '.join(READERS)}")
+    options = options or ReadOptions()
+    _require_options_of(kind, options)
     module, function = READERS[kind].split(":")
     read: Reader = getattr(import_module(module), function)
-    dataset = read(argument, options or ReadOptions())
+    try:
+        dataset = read(argument, options)
+    except OSError as error:  # a folder that may not be entered, a disk that fails
+        raise DataError(f"{error.filename or name} cannot be read: {error.strerror or error}") from None
     require_classes(dataset.name, _learning_counts(dataset))
+    if dataset.test is not None and not len(dataset.test):
+        raise DataError(f"{dataset.name} sets a test split apart that is empty: fill it, or leave it out")
     return dataset
+
+
+def _require_options_of(kind: str, options: ReadOptions) -> None:
+    for option, kinds in _TAKEN_BY.items():
+        if getattr(options, option) is not None and kind not in kinds:
+            takers = ", ".join(f"{one}:" for one in kinds)
+            raise UsageError(f"{_CALLED.get(option, option)} is for {takers}, and {kind} takes no such option")
 
 
 def _learning_counts(dataset: Dataset) -> dict[str, int]:

@@ -6,15 +6,14 @@ import time
 from typing import Any, NamedTuple
 
 from fleetfoot.console import note
-from zoo.augment import check_augmentations
 from zoo.backend import keras
+from zoo.base import begin_base
 from zoo.batches import TrainingData
 from zoo.build import prepare
 from zoo.candidates import cut
 from zoo.channels import can_be_cut
 from zoo.cost import count_macs
 from zoo.datasets import split_indices
-from zoo.models import base_model
 from zoo.record import BuildOptions
 from zoo.search.strategies import make_strategy
 
@@ -42,19 +41,19 @@ def forecast(options: BuildOptions) -> list[Forecast]:
         FleetfootError: the data, the model or the options do not fit.
     """
     options, dataset = prepare(options)
-    check_augmentations(options.augment, dataset.input)
+    base, trained = begin_base(options, dataset)
     data = TrainingData.of(dataset, split_indices(dataset, options.seed), options.augment)
-    base, trained = base_model(options.model, dataset, data.train)
     if not trained:
         note("the base model is not trained yet: where weights decide, the final variants will differ")
-    epoch_seconds = _epoch_seconds(base, data)
+    base_epochs = (options.train_base or 0) if trained else options.epochs
+    epoch_seconds = _epoch_seconds(base, data) if base.trainable_variables else 0.0
     lines = []
     strategy = make_strategy(options.strategy, base, options.grid, "" if can_be_cut(base) else None)
     for proposal in strategy.propose():
         for name, recipe in proposal.recipes.items():
             network = cut(base, recipe)
-            share = count_macs(network) / count_macs(base)
-            epochs = recipe.training.epochs if recipe.training else options.epochs * (name == "base" and not trained)
+            share = count_macs(network) / (count_macs(base) or 1)
+            epochs = recipe.training.epochs if recipe.training else base_epochs * (name == "base")
             lines.append(
                 Forecast(
                     name=name,

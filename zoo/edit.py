@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from fleetfoot.errors import ModelError, UsageError
-from fleetfoot.files import atomic_path, sha256
+from fleetfoot.console import warn
+from fleetfoot.errors import DamagedFileError, ModelError, UsageError
+from fleetfoot.files import atomic_path, remove_temporaries, sha256
 from profiling.device import Device, connect_device
 from profiling.invoke import Model
 from profiling.profile import Profile, Target
 from zoo.build import locked
+from zoo.candidates import UNFINISHED
 from zoo.catalog import Manifest, Variant, Zoo
 from zoo.datasets import Dataset
 from zoo.export import predict
 from zoo.measure import outcome_rows, with_outcomes
 from zoo.outcomes import Outcomes
+from zoo.paired import sure_gain
 from zoo.recipe import Recipe
 from zoo.record import BuildRecord
 
@@ -36,18 +40,24 @@ _LEAST_AGREEMENT = 0.5
 def add_variant(path: Path, file: Path, device_uri: str = "local") -> Variant:
     """Takes an existing LiteRT model of the same task into a zoo: checks, measures and records it.
 
+    Killed at any moment, it leaves a sound zoo, or one that the same call finishes.
+
     Args:
         path: the zoo directory.
         file: a LiteRT file with one signature, of the zoo's raw input, that answers with probabilities.
-        device_uri: where it is measured.
+        device_uri: where it is measured, if the zoo has a profile of that device; of profiles that lack it then
+            there is a warning.
 
     Raises:
         ModelError: the file does not fit the zoo.
         DataError: the data that the zoo was built on is no longer there as it was.
+        DamagedFileError: the outcomes are not those that were recorded.
     """
     device = connect_device(device_uri)
     with locked(path):
         zoo, record = Zoo.open(path), BuildRecord.read(path / BuildRecord.FILE)
+        remove_temporaries(path)
+        profiles, before = {profile.device_id: profile for profile in zoo.profiles()}, _recorded_outcomes(zoo)
         signature, step = _check_fit(file, zoo)
         variant_id, recipe = _identity(file, zoo)
         dataset = record.load_data()
@@ -56,8 +66,7 @@ def add_variant(path: Path, file: Path, device_uri: str = "local") -> Variant:
         _check_probabilities(answers, step, file)
         _check_agreement(answers, zoo, dataset.x[tune], file)
         name = f"variants/{variant_id}.tflite"
-        with atomic_path(path / name) as temporary:
-            shutil.copyfile(file, temporary)
+        _copy(file, path / name)
         variant = Variant(
             id=variant_id,
             file=name,
@@ -72,11 +81,16 @@ def add_variant(path: Path, file: Path, device_uri: str = "local") -> Variant:
             peak_activation_bytes=None,
             parity=None,
         )
-        outcomes = _record(zoo, variant, dataset, record)
-        _profile(zoo, variant, device)
+        if own := profiles.pop(device.info().id, None):
+            _measure(zoo, variant, device, own)
+        outcomes = _with_rows(Outcomes.read(before), zoo, variant, dataset, record)
         variant = with_outcomes(variant, outcomes, zoo.manifest.variants[0].id, zoo.manifest.classes)
-        files = zoo.manifest.files | {Outcomes.FILE: sha256(path / Outcomes.FILE)}
-        _write_manifest(zoo, (*zoo.manifest.variants, variant), files)
+        _record(zoo, variant, outcomes, before)
+        if lacking := [name for name, profile in profiles.items() if not profile.covers({variant.id: variant.sha256})]:
+            warn(
+                f"the profiles of {', '.join(lacking)} lack {variant.id}: "
+                "the same build-zoo command, run anew on those devices, measures it there"
+            )
         return variant
 
 
@@ -139,30 +153,57 @@ def _check_probabilities(answers: Array, step: float, file: Path) -> None:
 
 
 def _check_agreement(answers: Array, zoo: Zoo, x: Array, file: Path) -> None:
+    """Refuses a file that agrees with the base model too seldom, or not surely more often than a constant would."""
     base = zoo.manifest.variants[0]
-    expected = predict(zoo.verified_file(base.id), base.signature, x)
-    agreement = float((answers.argmax(axis=1) == expected.argmax(axis=1)).mean())
-    if agreement < _LEAST_AGREEMENT:
+    expected = predict(zoo.verified_file(base.id), base.signature, x).argmax(axis=1)
+    agrees, constant = answers.argmax(axis=1) == expected, expected == np.bincount(expected).argmax()
+    if agrees.mean() < _LEAST_AGREEMENT or not (agrees.all() or sure_gain(constant, agrees) > 0):
         raise ModelError(
-            f"{file} agrees with the base model on {agreement:.0%} of the inputs only: "
-            "its classes, their order or its scaling of inputs must be others"
+            f"{file} agrees with the base model on {agrees.mean():.0%} of the inputs only, and the same answer to all "
+            f"does on {constant.mean():.0%}: its classes, their order or its scaling of inputs must be others"
         )
 
 
-def _record(zoo: Zoo, variant: Variant, dataset: Dataset, record: BuildRecord) -> Outcomes:
-    before = Outcomes.read(zoo.path / Outcomes.FILE)
-    others = before.table[before.table["variant"] != variant.id]  # which a kill may have left
+def _copy(source: Path, target: Path) -> None:
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _measure(zoo: Zoo, variant: Variant, device: Device, before: Profile) -> None:
+    """Adds the variant to the device's profile."""
+    target = Target(variant.id, zoo.path / variant.file, variant.signature)
+    measured = device.measure([target], threads=before.threads).measurements
+    profile: Profile = msgspec.structs.replace(before, measurements=before.measurements | measured)
+    profile.write(zoo.profile_path(before.device_id))
+
+
+def _with_rows(before: Outcomes, zoo: Zoo, variant: Variant, dataset: Dataset, record: BuildRecord) -> Outcomes:
+    others = before.table[before.table["variant"] != variant.id]  # which may have been in the zoo, and removed
     rows = outcome_rows(zoo.path, [variant], dataset, record.indices())
-    outcomes = Outcomes(pd.concat([others, *rows], ignore_index=True), before.hashes | {variant.id: variant.sha256})
+    return Outcomes(pd.concat([others, *rows], ignore_index=True), before.hashes | {variant.id: variant.sha256})
+
+
+def _recorded_outcomes(zoo: Zoo) -> Path:
+    """The file of the outcomes that the manifest is of, which a killed ``_record`` leaves put aside."""
+    path = zoo.path / Outcomes.FILE
+    for candidate in (path, _aside(zoo)):
+        if candidate.exists() and sha256(candidate) == zoo.manifest.files.get(Outcomes.FILE):
+            return candidate
+    raise DamagedFileError(f"{path} is gone or is not the file that was built: the same build-zoo command mends it")
+
+
+def _record(zoo: Zoo, variant: Variant, outcomes: Outcomes, before: Path) -> None:
+    """Writes the outcomes and the manifest; the outcomes from before are put aside until both are there."""
+    aside = _aside(zoo)
+    if before != aside:
+        _copy(before, aside)
     outcomes.write(zoo.path / Outcomes.FILE)
-    return outcomes
+    files = zoo.manifest.files | {Outcomes.FILE: sha256(zoo.path / Outcomes.FILE)}
+    _write_manifest(zoo, (*zoo.manifest.variants, variant), files)
+    aside.unlink()
+    with suppress(OSError):  # a build that was killed has left something there too
+        aside.parent.rmdir()
 
 
-def _profile(zoo: Zoo, variant: Variant, device: Device) -> None:
-    """Adds the variant to the device's profile, where there is one."""
-    path = zoo.profile_path(device.info().id)
-    measured = device.measure([Target(variant.id, zoo.path / variant.file, variant.signature)])
-    if path.exists():
-        before = Profile.read(path)
-        measured = msgspec.structs.replace(before, measurements=before.measurements | measured.measurements)
-    measured.write(path)
+def _aside(zoo: Zoo) -> Path:
+    return zoo.path / UNFINISHED / Outcomes.FILE

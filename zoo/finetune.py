@@ -15,7 +15,7 @@ from fleetfoot.errors import ModelError
 from fleetfoot.files import atomic_path, write_bytes
 from zoo.backend import keras, tf
 from zoo.batches import PREDICTION_BATCH, Batches, TrainingData
-from zoo.graph import copy_layer, rebuild
+from zoo.graph import compute_in
 
 FRESH_RATE, FINE_TUNING_RATE = 1e-3, 5e-4
 """Where the learning rate starts, of a network without weights and of one that was trained before."""
@@ -97,6 +97,8 @@ def recalibrate_batch_norm(model: Any, data: TrainingData) -> None:
     seconds, and often most of what was lost comes back.
     """
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    if not norms:
+        return
     frozen = [norm for norm in norms if not norm.trainable]
     for norm in frozen:  # which otherwise take no statistics
         norm.trainable = True
@@ -133,9 +135,7 @@ def _in_precision(model: Any, precision: str) -> Any:
     if precision == "float32":
         return model
     last = model.layers[-1].name
-    mixed = rebuild(model, lambda layer: copy_layer(layer, dtype="float32" if layer.name == last else precision))
-    mixed.set_weights(model.get_weights())
-    return mixed
+    return compute_in(model, lambda layer: "float32" if layer.name == last else precision)
 
 
 class _Best(NamedTuple):

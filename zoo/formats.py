@@ -7,6 +7,7 @@ import json
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,8 @@ def register_custom_objects(module: str) -> None:
 def _read_keras(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
-            saved_by = json.loads(archive.read("metadata.json")).get("keras_version", "")
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+            saved_by = str(dict(json.loads(archive.read("metadata.json"))).get("keras_version", ""))
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path} is damaged: {error}") from None
     if _major(saved_by) > _major(keras.__version__):
         raise ModelError(f"{path} was saved by Keras {saved_by}, and this is {keras.__version__}: upgrade keras")
@@ -100,7 +101,13 @@ def _explained(path: Path, load: Callable[[], Any]) -> Any:
                 f"{path} has the custom layer {name}: decorate its class with "
                 "keras.saving.register_keras_serializable and name its module with --custom-objects"
             ) from None
-        raise ModelError(f"{path} cannot be loaded as a Keras model: {str(error).splitlines()[0]}") from None
+        if "Lambda" in str(error):
+            raise ModelError(
+                f"{path} has a Lambda layer, whose code a file may not bring: replace it by a layer of its own class, "
+                "decorated with keras.saving.register_keras_serializable, and name its module with --custom-objects"
+            ) from None
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ModelError(f"{path} cannot be loaded as a Keras model: {reason}") from None
 
 
 def _major(version: str) -> int:
@@ -145,14 +152,34 @@ def _read_saved_model(path: Path) -> Any:
             frozen = v1.graph_util.convert_variables_to_constants(
                 session, graph.as_graph_def(), [answer.name.split(":")[0]]
             )
-    except (tf.errors.OpError, OSError, ValueError) as error:
+    except (tf.errors.OpError, OSError, RuntimeError, ValueError) as error:
         raise ModelError(f"{path} cannot be loaded as a SavedModel: {str(error).splitlines()[0]}") from None
-    shape = [size.size for size in source.tensor_shape.dim][1:]
+    _drop_unused_functions(frozen)
+    batch, *shape = [None if size.size < 0 else size.size for size in source.tensor_shape.dim]
+    if batch is not None:
+        raise ModelError(f"{path} takes {batch} inputs at a time: export it for a batch of any size")
     classes = answer.tensor_shape.dim[-1].size
     graph_text = base64.b64encode(frozen.SerializeToString()).decode()
     network_input = keras.Input(shape, dtype=tf.as_dtype(source.dtype).name, name="input")
     output = FrozenGraph(graph_text, source.name, answer.name, classes, name="saved_model")(network_input)
     return keras.Model(network_input, output, name=path.name)
+
+
+def _drop_unused_functions(graph: Any) -> None:
+    """Removes the functions that no node calls; the converter stumbles over those whose callees are gone."""
+    functions = {function.signature.name: function for function in graph.library.function}
+    used: set[str] = set()
+    wanted = _called(graph.node)
+    while wanted:
+        used |= wanted
+        wanted = {name for known in wanted & functions.keys() for name in _called(functions[known].node_def)} - used
+    kept = [function for name, function in functions.items() if name in used]
+    del graph.library.function[:]
+    graph.library.function.extend(kept)
+
+
+def _called(nodes: Any) -> set[str]:
+    return {value.func.name for node in nodes for value in node.attr.values() if value.HasField("func")}
 
 
 @keras.saving.register_keras_serializable(package="fleetfoot")

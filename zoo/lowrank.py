@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fleetfoot.errors import ModelError, UsageError
 from zoo.backend import keras
-from zoo.graph import copy_layer, rebuild
+from zoo.graph import copy_layer, rebuild, set_weights
 from zoo.pruning import WIDTH_MULTIPLE
 from zoo.recipe import LayerRank, Scheme
 
@@ -46,7 +46,7 @@ def decompose(model: Any, ranks: Mapping[str, LayerRank]) -> Any:
             bias = [layer.bias.numpy()] if layer.use_bias else []
             decomposed.get_layer(layer.name).set_weights([second, *bias])
         else:
-            decomposed.get_layer(layer.name).set_weights(layer.get_weights())
+            set_weights(decomposed.get_layer(layer.name), layer.get_weights())
     return decomposed
 
 

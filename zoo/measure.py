@@ -57,7 +57,7 @@ def outcome_rows(zoo: Path, variants: Sequence[Variant], dataset: Dataset, split
     with progress("recording outcomes", len(variants) * len(RECORDED_SPLITS)) as advance:
         for split in RECORDED_SPLITS:
             indices = splits[split]
-            inputs, x, y = dataset.input_ids(indices), dataset.x[indices], dataset.y[indices]
+            inputs, x, y = dataset.input_ids(indices), dataset.rows(indices), dataset.y[indices]
             for variant in variants:
                 answers = predict(zoo / variant.file, variant.signature, x).astype(np.float32)
                 yield variant_outcomes(variant.id, split, inputs, y, answers)

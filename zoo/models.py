@@ -15,14 +15,16 @@ import numpy as np
 from fleetfoot.console import note
 from fleetfoot.errors import ModelError, UsageError
 from zoo.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
-from zoo.backend import keras
+from zoo.backend import keras, tf
 from zoo.catalog import InputSpec
 from zoo.datasets import Dataset, Indices
 from zoo.formats import call_builder, read_network
-from zoo.graph import apply_layers, calls
+from zoo.graph import apply_layers, calls, compute_in
 
 _SCALING_EXAMPLES = 512
 _SCALING_LAYERS = (keras.layers.Rescaling, keras.layers.Normalization)
+_COLOURS = (1, 3)
+_BOTH = 2
 _TOLERANCE = 1e-3
 
 
@@ -57,8 +59,11 @@ def image_size(name: str | None) -> tuple[int, int] | None:
     """Height and width of the images that a trained model takes; None where it is no such model, or takes any."""
     if name is None or not _is_path(name):
         return None
-    shape = read_network(Path(name)).inputs[0].shape[1:]
-    return (shape[0], shape[1]) if len(shape) == 3 and shape[0] and shape[1] else None
+    inputs = getattr(read_network(Path(name)), "inputs", None) or []
+    match [list(tensor.shape[1:]) for tensor in inputs]:
+        case [[int(height), int(width), channels]] if channels in _COLOURS:
+            return height, width
+    return None
 
 
 def find_scaling(model: Any, dataset: Dataset, examples: Indices) -> Scaling:
@@ -104,6 +109,8 @@ def _ranges(spec: InputSpec) -> list[tuple[float, float]]:
 
 
 def _is_path(name: str) -> bool:
+    if name in ARCHITECTURES:
+        return False
     return os.sep in name or (Path(name).suffix != "" and ":" not in name) or Path(name).exists()
 
 
@@ -123,29 +130,36 @@ def _built_in(name: str, dataset: Dataset) -> Any:
 
 
 def _conform(model: Any, dataset: Dataset, name: str, examples: Indices | None) -> Any:
-    """Brings somebody's model to the form, or says why it cannot be."""
-    model = _as_functional(model, name)
+    """Brings somebody's model to the form, or says why it cannot be.
+
+    Without examples it is taken to be untrained, and learns best of values from 0 to 1.
+    """
+    if isinstance(model, keras.Sequential) and not model.built:
+        model.build((None, *dataset.input.shape))
+    _check_form(model, name)
     _check_shapes(model, dataset, name)
     _check_weights(model, name)
-    model = _with_probabilities(model, name)
-    if any(isinstance(call.layer, _SCALING_LAYERS) for call in calls(model)):
+    try:
+        model = _with_probabilities(_in_float32(model, dataset.input), name)
+    except (ValueError, TypeError, tf.errors.OpError) as error:
+        raise ModelError(f"{name} cannot take inputs of {dataset.name}: {str(error).splitlines()[0]}") from error
+    if _scales_its_input(model):
         note("the scaling of the inputs is inside the model")
         return _with_raw_input(model, dataset.input, None)
-    scaling = find_scaling(model, dataset, examples) if examples is not None else None
-    return _with_raw_input(model, dataset.input, scaling)
+    if examples is not None:
+        return _with_raw_input(model, dataset.input, find_scaling(model, dataset, examples))
+    note("inputs are scaled to 0 to 1, because the model has no scaling of its own")
+    return _with_raw_input(model, dataset.input, Scaling(dataset.input, 0.0, 1.0))
 
 
-def _as_functional(model: Any, name: str) -> Any:
-    if isinstance(model, keras.Sequential):
-        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-    if not isinstance(model, keras.src.models.functional.Functional):
+def _check_form(model: Any, name: str) -> None:
+    if not isinstance(model, keras.src.models.functional.Functional | keras.Sequential):
         raise ModelError(f"{name} is a subclassed model, whose layers cannot be seen: make it Sequential or Functional")
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise ModelError(
             f"{name} has {len(model.inputs)} inputs and {len(model.outputs)} outputs: "
             "Fleetfoot takes classification networks of one input and one output"
         )
-    return model
 
 
 def _check_shapes(model: Any, dataset: Dataset, name: str) -> None:
@@ -154,10 +168,10 @@ def _check_shapes(model: Any, dataset: Dataset, name: str) -> None:
         size not in (None, given) for size, given in zip(takes, dataset.input.shape, strict=True)
     ):
         raise ModelError(f"{name} takes inputs of shape {takes}, and {dataset.name} has {dataset.input.shape}")
-    answers = tuple(model.outputs[0].shape[1:])
-    if answers != (len(dataset.classes),):
+    answers, classes = tuple(model.outputs[0].shape[1:]), len(dataset.classes)
+    if answers != (classes,) and not (answers == (1,) and classes == _BOTH):
         raise ModelError(
-            f"{name} answers with shape {answers}, and {dataset.name} has {len(dataset.classes)} classes: "
+            f"{name} answers with shape {answers}, and {dataset.name} has {classes} classes: "
             "retrain its last layer for them"
         )
 
@@ -168,29 +182,76 @@ def _check_weights(model: Any, name: str) -> None:
             raise ModelError(f"{name} has weights in layer {layer.name} that are NaN or infinite")
 
 
+def _in_float32(model: Any, spec: InputSpec) -> Any:
+    """The model as one functional network of the shape of the data, computing in float32 all through."""
+    if any(layer.compute_dtype != "float32" for layer in model.layers if isinstance(layer, keras.layers.Layer)):
+        model = compute_in(model, lambda _: "float32")
+    if isinstance(model, keras.Sequential):
+        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
+    inputs = keras.Input(spec.shape, dtype="float32")
+    return keras.Model(inputs, apply_layers(model, inputs), name=model.name)
+
+
 def _with_probabilities(model: Any, name: str) -> Any:
-    """The model, ended by a softmax where it gives logits."""
-    if _answers_probabilities(model):
-        return model
+    """The model, ended by a softmax where it gives logits; one output is the probability of the second class."""
     last = model.outputs[0]._keras_history.operation
     activation = getattr(getattr(last, "activation", None), "__name__", "linear")
+    if model.outputs[0].shape[1] == 1:
+        return _with_both_probabilities(model, activation, name)
+    if _answers_probabilities(model):
+        return model
     if activation != "linear":
         raise ModelError(f"{name} ends in {activation}, and must end in logits or a softmax over the classes")
-    probabilities = keras.layers.Softmax(name="fleetfoot_probabilities")(model.outputs[0])
-    return keras.Model(model.inputs[0], probabilities, name=model.name)
+    softmax = keras.layers.Softmax(name=_free_name(model, "fleetfoot_probabilities"))
+    return keras.Model(model.inputs[0], softmax(model.outputs[0]), name=model.name)
+
+
+def _with_both_probabilities(model: Any, activation: str, name: str) -> Any:
+    if activation not in ("sigmoid", "linear"):
+        raise ModelError(f"{name} ends in {activation} of one unit, and must end in a sigmoid or a logit")
+    yes = model.outputs[0]
+    if activation == "linear":
+        yes = keras.layers.Activation("sigmoid", name=_free_name(model, "fleetfoot_sigmoid"))(yes)
+    no = keras.layers.Rescaling(-1.0, 1.0, name=_free_name(model, "fleetfoot_no"))(yes)
+    both = keras.layers.Concatenate(name=_free_name(model, "fleetfoot_probabilities"))([no, yes])
+    return keras.Model(model.inputs[0], both, name=model.name)
 
 
 def _answers_probabilities(model: Any) -> bool:
     """Whether what a model answers to random inputs lies between 0 and 1 and adds up to 1."""
-    shape = [size or 1 for size in model.inputs[0].shape[1:]]
-    answers = model.predict(np.random.default_rng(0).random((8, *shape), np.float32), verbose=0)
+    x = np.random.default_rng(0).random((8, *model.inputs[0].shape[1:]), np.float32)
+    answers = model.predict(x, verbose=0)
     return bool((answers >= 0).all() and np.allclose(answers.sum(axis=1), 1, atol=_TOLERANCE))
+
+
+def _scales_its_input(model: Any) -> bool:
+    """Whether the input meets a layer that scales it before any that has weights of its own."""
+    raw = {id(tensor) for tensor in model.inputs}
+    for call in calls(model):
+        if not any(id(tensor) in raw for tensor in call.inputs):
+            continue
+        if isinstance(call.layer, _SCALING_LAYERS):
+            return True
+        nested = isinstance(call.layer, keras.Model)
+        if nested and _scales_its_input(call.layer):
+            return True
+        if not nested and not getattr(call.layer, "weights", None):
+            raw |= {id(tensor) for tensor in call.outputs}
+    return False
 
 
 def _with_raw_input(model: Any, spec: InputSpec, scaling: Scaling | None) -> Any:
     """The model on an input of the raw shape and type, followed by the scaling where there is one."""
-    raw = keras.Input(spec.shape, dtype=spec.dtype, name="raw")
+    raw = keras.Input(spec.shape, dtype=spec.dtype, name=_free_name(model, "raw"))
     factor, offset = (scaling.scale, scaling.offset) if scaling else (1.0, 0.0)
     identity = factor == 1.0 and offset == 0.0 and spec.dtype == "float32"
-    scaled = raw if identity else keras.layers.Rescaling(factor, offset, name="fleetfoot_scale")(raw)
-    return keras.Model(raw, apply_layers(model, scaled), name=model.name)
+    scale = keras.layers.Rescaling(factor, offset, name=_free_name(model, "fleetfoot_scale"))
+    return keras.Model(raw, apply_layers(model, raw if identity else scale(raw)), name=model.name)
+
+
+def _free_name(model: Any, name: str) -> str:
+    """A name that no layer of a model has."""
+    taken = {layer.name for layer in model.layers}
+    while name in taken:
+        name += "_"
+    return name

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,24 +59,16 @@ def quantize(model: bytes, numbers: str, calibration: Calibration, keep_float: S
     Raises:
         ExportError: the quantizer refuses.
     """
-    with silenced(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it calibrates in a way that LiteRT calls debugging
-        try:
-            quantizer = Quantizer(model)
-            _FORMATS[numbers](quantizer)
-            for operator in keep_float:
-                _leave(quantizer, f"^{re.escape(operator)};")
-            ranges = None
-            if numbers == "int8":
-                ranges = quantizer.calibrate(_inputs(calibration), num_threads=os.cpu_count() or 1)
-            made = quantizer.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
-            return bytes(made.quantized_model)
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise ExportError(f"the network cannot be made {numbers}: {str(error).splitlines()[0]}") from error
+    ranges = _ranges(model, calibration) if numbers == "int8" else None
+    return _make(model, numbers, ranges, keep_float)
 
 
 def quantize_sparing(
-    model: bytes, calibration: Calibration, loss: Callable[[bytes], float], bearable: float
+    model: bytes,
+    calibration: Calibration,
+    loss: Callable[[bytes], float],
+    distortion: Callable[[bytes], float],
+    bearable: float,
 ) -> tuple[bytes, tuple[str, ...]]:
     """A model in int8, with as few operators in float as make its loss bearable, and their names.
 
@@ -85,22 +78,55 @@ def quantize_sparing(
         model: the model in float32.
         calibration: what it is calibrated with.
         loss: how bad a model is.
+        distortion: how far its answers are from those in float; which operator to spare is chosen by it.
         bearable: the loss to get under; after three operators it is given up.
 
     Raises:
         ExportError: the quantizer refuses.
     """
+    ranges = _ranges(model, calibration)
     spared: tuple[str, ...] = ()
-    best = quantize(model, "int8", calibration)
+    best = _make(model, "int8", ranges)
     least = loss(best)
     while least > bearable and len(spared) < _MOST_SPARED:
-        trials = {name: quantize(model, "int8", calibration, (*spared, name)) for name in weighted_operators(model)}
-        losses = {name: loss(trial) for name, trial in trials.items() if name not in spared}
-        name = min(losses, key=losses.__getitem__, default=None)
-        if name is None or losses[name] >= least:
+        others = [name for name in weighted_operators(model) if name not in spared]
+        if not others:
             break
-        spared, best, least = (*spared, name), trials[name], losses[name]
+        name = min(others, key=lambda name: distortion(_make(model, "int8", ranges, (*spared, name))))
+        trial = _make(model, "int8", ranges, (*spared, name))
+        if (lost := loss(trial)) >= least:
+            break
+        spared, best, least = (*spared, name), trial, lost
     return best, spared
+
+
+def _ranges(model: bytes, calibration: Calibration) -> Any:
+    """The range of every tensor, for the quantizer."""
+    with _explained("int8"):
+        quantizer = Quantizer(model)
+        _int8(quantizer)
+        return quantizer.calibrate(_inputs(calibration), num_threads=os.cpu_count() or 1)
+
+
+def _make(model: bytes, numbers: str, ranges: Any, keep_float: Sequence[str] = ()) -> bytes:
+    with _explained(numbers):
+        quantizer = Quantizer(model)
+        _FORMATS[numbers](quantizer)
+        for operator in keep_float:
+            _leave(quantizer, f"^{re.escape(operator)};")
+        made = quantizer.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
+        return bytes(made.quantized_model)
+
+
+@contextmanager
+def _explained(numbers: str) -> Iterator[None]:
+    """Keeps back what the quantizer writes, and says in one line what it stumbles over."""
+    with silenced(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it calibrates in a way that LiteRT calls debugging
+        try:
+            yield
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ExportError(f"the network cannot be made {numbers}: {str(error).splitlines()[0]}") from error
 
 
 def weighted_operators(model: bytes) -> list[str]:
@@ -150,8 +176,6 @@ def _int8_front_end(quantizer: Quantizer) -> None:
 
 def _leave(quantizer: Quantizer, scope: str, operation: Any = Operation.ALL_SUPPORTED) -> None:
     """Keeps operators, all or of one kind, in float where their names match."""
-    from ai_edge_quantizer.algorithm_manager import AlgorithmName
-
     quantizer.update_quantization_recipe(scope, operation, algorithm_key=AlgorithmName.NO_QUANTIZE)
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from importlib.metadata import version
+from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from fleetfoot import __version__
 from fleetfoot.errors import DataError
-from fleetfoot.files import Document
+from fleetfoot.files import Document, sha256
+from zoo.architectures import ARCHITECTURES
 from zoo.catalog import InputSpec
 from zoo.datasets import Dataset, Indices, ReadOptions, Split, load_dataset, split_indices
 from zoo.search.strategies import GridOptions
@@ -53,6 +56,7 @@ class BuildRecord(Document, frozen=True, kw_only=True):
 
     options: BuildOptions
     data_fingerprint: str
+    model_sha256: str | None = None
     classes: tuple[str, ...]
     input: InputSpec
     splits: dict[Split, list[int]]
@@ -67,6 +71,7 @@ class BuildRecord(Document, frozen=True, kw_only=True):
         return cls(
             options=options,
             data_fingerprint=dataset.fingerprint,
+            model_sha256=model_sha256(options.model),
             classes=dataset.classes,
             input=dataset.input,
             splits={name: indices.tolist() for name, indices in splits.items()},
@@ -89,7 +94,21 @@ class BuildRecord(Document, frozen=True, kw_only=True):
         return {name: np.array(indices, dtype=np.intp) for name, indices in self.splits.items()}
 
 
+def model_sha256(name: str | None) -> str | None:
+    """The hash of the file, or of the files of the directory, that a base model is read from, if it is there."""
+    path = Path(name) if name and name not in ARCHITECTURES else None
+    if path is None or not path.exists():
+        return None
+    if path.is_file():
+        return sha256(path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
+
+
 def tool_versions() -> dict[str, str]:
     """The versions of everything that decides what a build makes."""
-    packages = {name: version(name) for name in ("tensorflow", "keras", "ai-edge-litert", "numpy")}
+    packages = {
+        name: version(name)
+        for name in ("tensorflow", "keras", "ai-edge-litert", "ai-edge-quantizer", "numpy", "scikit-learn")
+    }
     return packages | {"fleetfoot": __version__, "python": platform.python_version()}

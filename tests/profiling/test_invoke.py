@@ -268,6 +268,39 @@ def test_whole_numbers_are_taken_by_a_model_of_integers_as_their_values(of_integ
     np.testing.assert_array_equal(runner(x), runner(x.astype(np.float32)))
 
 
+@pytest.fixture(scope="module", params=["int8", "uint8"])
+def of_bytes(request: Any, tmp_path_factory: pytest.TempPathFactory, network: Any) -> Path:
+    """A network that was trained on pixels of 0 to 1, as microcontrollers have it."""
+    x = np.random.default_rng(0).uniform(0, 1, (64, 6)).astype(np.float32)
+    x[0, :2] = 0, 1
+    path: Path = tmp_path_factory.mktemp("bytes") / f"{request.param}.tflite"
+    path.write_bytes(converted_to_integers(network, x, request.param))
+    return path
+
+
+def test_bytes_are_taken_by_a_model_of_bytes_as_they_are_and_by_one_of_signed_bytes_less_128(of_bytes: Path) -> None:
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(of_bytes))
+    interpreter.allocate_tensors()
+    (given, answered), runner = stock_details(of_bytes), Model(of_bytes).runner("serving_default")
+    assert given["quantization"] == (pytest.approx(1 / 255), -128 if of_bytes.stem == "int8" else 0)
+    for x in np.random.default_rng(1).integers(0, 256, (16, 1, 6), np.uint8):
+        stored = x if of_bytes.stem == "uint8" else (x.astype(int) - 128).astype(np.int8)
+        interpreter.set_tensor(given["index"], stored)
+        interpreter.invoke()
+        integers = interpreter.get_tensor(answered["index"]).astype(int)
+        scale, zero = answered["quantization"]
+        np.testing.assert_allclose(runner(x), (integers - zero) * scale, rtol=1e-5)
+        np.testing.assert_array_equal(runner(x), runner((x / 255).astype(np.float32)))
+
+
+def test_a_float_model_takes_bytes_as_their_values(base_variant: tuple[Path, str], digits: Any) -> None:
+    path, signature = base_variant
+    runner = Model(path).runner(signature)
+    np.testing.assert_array_equal(runner(digits.x[:1].astype(np.uint8)), runner(digits.x[:1]))
+
+
 def test_a_model_of_integers_warms_up(of_integers: Path, some_inputs: Any) -> None:
     runner = Model(of_integers).runner("serving_default")
     before = runner(some_inputs[:1])

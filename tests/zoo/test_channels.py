@@ -366,3 +366,15 @@ def test_a_network_that_makes_no_channels_says_so() -> None:
     assert channel_groups(model) == {}
     with pytest.raises(ModelError, match="no layer makes channels"):
         cuttable_groups(model)
+
+
+def test_what_a_normalization_layer_learnt_outlives_cutting() -> None:
+    x = np.random.default_rng(0).normal(50, 20, (200, 6)).astype(np.float32)
+    scale = layers.Normalization(name="scale")
+    scale.adapt(x)
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(16, activation="relu", name="hidden")(scale(inputs))
+    network = keras.Model(inputs, layers.Dense(3, activation="softmax", name="out")(hidden))
+    np.testing.assert_allclose(answers(slice_model(network, {}), x), answers(network, x), atol=1e-6)
+    order = {"hidden": list(range(15, -1, -1))}
+    np.testing.assert_allclose(answers(permute_model(network, order), x), answers(network, x), atol=1e-5)

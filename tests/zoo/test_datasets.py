@@ -22,6 +22,7 @@ from zoo.datasets import (
     load_dataset,
     require_classes,
     split_indices,
+    takes_size,
 )
 
 Labels = npt.NDArray[np.int64]
@@ -205,6 +206,49 @@ def test_a_size_length_or_rate_that_is_not_positive_is_refused_by_name(options: 
     with pytest.raises(UsageError) as error:
         ReadOptions(**options)
     assert str(error.value) == f"{name} is {value}, and has to be positive"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("digits", {"size": (5, 5)}, "--image-size is for images:, cifar10:, and digits takes no such option"),
+        ("npz:x.npz", {"size": (5, 5)}, "--image-size is for images:, cifar10:, and npz"),
+        ("speech:x", {"size": (5, 5)}, "--image-size is for images:, cifar10:, and speech"),
+        ("images:x", {"seconds": 1.0}, "--seconds is for speech:, and images"),
+        ("mnist:x", {"sampling_rate": 8000}, "sampling_rate is for speech:, and mnist"),
+    ],
+)
+def test_an_option_that_means_nothing_for_the_data_is_refused(name: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as error:
+        load_dataset(name, ReadOptions(**options))
+    assert said in str(error.value)
+
+
+def test_only_what_is_read_from_image_files_takes_a_size() -> None:
+    assert takes_size("images:x")
+    assert takes_size("cifar10:x")
+    assert not any(takes_size(name) for name in ("digits", "npz:images", "speech:x", "module:images:cifar10"))
+
+
+@pytest.mark.parametrize("kind", ["images", "cifar10", "mnist", "speech", "npz"])
+@pytest.mark.parametrize("path", ["a" * 300, "~nobody-of-that-name/x", "a\0b", "a\udcff", "loop"])
+def test_a_path_that_cannot_be_looked_at_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, path: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(DataError) as error:
+        load_dataset(f"{kind}:{path}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_disk_that_fails_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/data/mnist")
+
+    monkeypatch.setattr("zoo.readers.idx.read_mnist", fail)
+    with pytest.raises(DataError, match="/data/mnist cannot be read: Permission denied"):
+        load_dataset(f"mnist:{tmp_path}")
 
 
 def test_sizes_lengths_and_rates_that_are_positive_are_taken() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -285,6 +286,164 @@ def test_what_is_no_zoo_is_not_changed(call: Call, tmp_path: Path, brought: Path
             assert err.count("\n") == 1
             assert str(path) in err
     assert list(tmp_path.iterdir()) == []
+
+
+def one_answer(shape: Any, dtype: Any = None) -> Any:
+    return np.eye(10, dtype=np.float32)[[1] * 10]
+
+
+def zero_or_not(shape: Any, dtype: Any = None) -> Any:
+    return np.eye(10, dtype=np.float32)[[0] + [1] * 9]
+
+
+def replace_base(path: Path, network: Any) -> None:
+    zoo = Zoo.open(path)
+    base, *others = zoo.manifest.variants
+    file = path / base.file
+    export({base.signature: network}, file)
+    base = msgspec.structs.replace(base, sha256=sha256(file))
+    msgspec.structs.replace(zoo.manifest, variants=(base, *others)).write(path / Zoo.MANIFEST)
+
+
+def test_a_constant_answer_is_refused_however_often_the_base_model_gives_it(
+    call: Call, zoo_copy: Path, base: Any, tmp_path: Path
+) -> None:
+    imbalanced, constant = (
+        on_top(base, layers.Dense(10, use_bias=False, kernel_initializer=kernel))
+        for kernel in (zero_or_not, one_answer)
+    )
+    replace_base(zoo_copy, imbalanced)
+    path = tmp_path / "strange.tflite"
+    export({"constant": constant}, path)
+    assert_refused(call, zoo_copy, path, "of the inputs only, and the same answer to all does on 9")
+    export({"mine": imbalanced}, path)
+    assert add_variant(zoo_copy, path).signature == "mine"
+
+
+def test_a_zoo_whose_outcomes_were_damaged_is_left_for_the_build_to_mend(
+    call: Call, build_again: Build, zoo_copy: Path, brought: Path
+) -> None:
+    outcomes = Outcomes.read(zoo_copy / Outcomes.FILE)
+    Outcomes(outcomes.table[:-1], outcomes.hashes).write(zoo_copy / Outcomes.FILE)
+    before = contents(zoo_copy)
+    status, err = call(inspect_zoo, zoo_copy, "--add", brought)
+    assert status == 1
+    assert f"{zoo_copy / Outcomes.FILE} is gone or is not the file that was built: the same build-zoo command" in err
+    assert contents(zoo_copy) == before
+    build_again(zoo_copy)
+    add_variant(zoo_copy, brought)
+    assert Zoo.open(zoo_copy).build_problems() == []
+
+
+# Where it is measured.
+
+
+def move_profile(path: Path, keep: bool) -> str:
+    """Makes the zoo's profile another device's, or adds that of another."""
+    profile = one_profile(path)
+    if not keep:
+        Zoo.open(path).profile_path(profile.device_id).unlink()
+    device = msgspec.structs.replace(profile.device, processor="Elsewhere")
+    msgspec.structs.replace(profile, device=device, device_id=device.id).write(Zoo.open(path).profile_path(device.id))
+    return str(device.id)
+
+
+@pytest.mark.parametrize("measured_here", [True, False])
+def test_the_profiles_that_do_not_know_what_was_brought_are_named_until_their_device_builds_anew(
+    call: Call, build_again: Build, monkeypatch: pytest.MonkeyPatch, zoo_copy: Path, brought: Path, measured_here: bool
+) -> None:
+    here, elsewhere = one_profile(zoo_copy).device_id, move_profile(zoo_copy, keep=measured_here)
+    status, err = call(inspect_zoo, zoo_copy, "--add", brought)
+    assert status == 0
+    added = id_of(zoo_copy, "mine-")
+    (line,) = (line for line in err.splitlines() if line.startswith("warning: "))
+    assert f"the profiles of {elsewhere} lack {added}: the same build-zoo command" in line
+
+    zoo = Zoo.open(zoo_copy)
+    profiles = {profile.device_id: profile for profile in zoo.profiles()}
+    assert profiles.keys() == ({here, elsewhere} if measured_here else {elsewhere})
+    assert [name for name, profile in profiles.items() if added in profile.measurements] == [here] * measured_here
+    (problem,) = zoo.build_problems()
+    assert f"{zoo.profile_path(elsewhere)} is of other variants: run build-zoo" in problem
+
+    monkeypatch.setattr("profiling.local.this_device", lambda: profiles[elsewhere].device)
+    build_again(zoo_copy)
+    assert Zoo.open(zoo_copy).build_problems() == []
+
+
+def test_where_every_profile_knows_what_was_brought_nothing_is_warned_of(
+    call: Call, zoo_copy: Path, brought: Path
+) -> None:
+    assert "warning" not in call(inspect_zoo, zoo_copy, "--add", brought, "--device", "local")[1]
+    assert Zoo.open(zoo_copy).build_problems() == []
+
+
+def test_what_is_no_device_measures_nothing(call: Call, zoo_copy: Path, brought: Path) -> None:
+    before = contents(zoo_copy)
+    status, err = call(inspect_zoo, zoo_copy, "--add", brought, "--device", "nowhere")
+    assert status == 1
+    assert "unknown device 'nowhere'" in err
+    assert contents(zoo_copy) == before
+
+
+# What was killed is finished by the same command.
+
+
+def kill(monkeypatch: pytest.MonkeyPatch, place: Path, moment: str) -> None:
+    """Interrupts the process when a file goes to its place, before it is whole or when it is there."""
+    replace = Path.replace
+
+    def interrupted(temporary: Path, target: Path) -> None:
+        if place not in (target, *target.parents):
+            replace(temporary, target)
+            return
+        if moment == "before":
+            half = temporary.read_bytes()[: temporary.stat().st_size // 2]
+            temporary.with_name(f".half-written-0-{target.name}").write_bytes(half)
+        else:
+            replace(temporary, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("step", ["variants", "profiles", "unfinished", "outcomes.parquet", "zoo.json"])
+def test_bringing_a_file_can_be_killed_at_any_step(
+    monkeypatch: pytest.MonkeyPatch, zoo_copy: Path, brought: Path, step: str, moment: str
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        kill(patch, zoo_copy / step, moment)
+        add_variant(zoo_copy, brought)
+    problems = Zoo.open(zoo_copy).problems()
+    if (step, moment) == ("zoo.json", "after"):
+        (problem,) = problems
+        assert "run train-premodel" in problem
+        return
+    if (step, moment) in [("outcomes.parquet", "after"), ("zoo.json", "before")]:
+        (problem,) = problems
+        assert "outcomes.parquet is not the file that was built" in problem
+    elif (step, moment) != ("profiles", "before"):
+        assert problems == []
+    added = add_variant(zoo_copy, brought)
+    zoo = Zoo.open(zoo_copy)
+    assert zoo.manifest.variants[-1] == added
+    assert zoo.build_problems() == []
+    assert not (zoo_copy / "unfinished").exists()
+    assert not list(zoo_copy.rglob(".half-written-*"))
+    rows = Outcomes.read(zoo_copy / Outcomes.FILE).table
+    assert not rows.duplicated(["variant", "split", "input"]).any()
+
+
+def test_a_build_too_mends_what_was_killed(
+    build_again: Build, monkeypatch: pytest.MonkeyPatch, zoo_copy: Path, brought: Path
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        kill(patch, zoo_copy / "outcomes.parquet", "after")
+        add_variant(zoo_copy, brought)
+    build_again(zoo_copy)
+    assert Zoo.open(zoo_copy).build_problems() == []
+    assert not (zoo_copy / "unfinished").exists()
 
 
 # What is removed is gone.

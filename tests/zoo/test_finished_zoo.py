@@ -105,7 +105,16 @@ def test_the_build_is_on_record(zoo: Zoo, digits: Dataset) -> None:
     record = BuildRecord.read(zoo.path / "build.json")
     assert record.data_fingerprint == digits.fingerprint
     assert record.options.grid.prune == (0.5, 0.75)
-    assert {"tensorflow", "keras", "ai-edge-litert", "numpy", "fleetfoot", "python"} == record.versions.keys()
+    assert {
+        "tensorflow",
+        "keras",
+        "ai-edge-litert",
+        "ai-edge-quantizer",
+        "numpy",
+        "scikit-learn",
+        "fleetfoot",
+        "python",
+    } == record.versions.keys()
     for name, indices in split_indices(digits, record.options.seed).items():
         np.testing.assert_array_equal(record.indices()[name], indices)
     assert record.indices().keys() == SPLITS.keys()

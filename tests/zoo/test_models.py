@@ -9,16 +9,17 @@ from networks import answers
 
 from fleetfoot.errors import ModelError, UsageError
 from zoo.backend import keras
+from zoo.catalog import InputSpec
 from zoo.channels import cuttable_groups, slice_model
 from zoo.datasets import Dataset
-from zoo.models import base_model
+from zoo.models import base_model, image_size
 
 layers = keras.layers
 call_quietly = pytest.mark.filterwarnings("ignore:The structure of `inputs`:UserWarning")
 
 
 def load_base(path: Path, dataset: Dataset) -> Any:
-    return base_model(str(path), dataset, np.arange(100)).model
+    return base_model(str(path), dataset, np.arange(min(100, len(dataset.y)))).model
 
 
 def saved(model: Any, tmp_path: Path) -> Path:
@@ -226,3 +227,135 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, digits: Dataset
     model.set_weights(weights)
     with pytest.raises(ModelError, match="has weights in layer hidden that are NaN or infinite"):
         load_base(saved(model, tmp_path), digits)
+
+
+# --- the forms that models come in ---
+
+
+def photos(examples: int = 40) -> Dataset:
+    """Colour images of bytes; those of the second class are brighter."""
+    random = np.random.default_rng(0)
+    y = np.arange(examples) % 2
+    x = (random.integers(0, 128, (examples, 12, 12, 3)) + 100 * y[:, None, None, None]).astype(np.uint8)
+    spec = InputSpec(kind="image", shape=(12, 12, 3), dtype="uint8", minimum=0, maximum=255)
+    return Dataset("photos", x, y.astype(np.int64), ("dark", "bright"), spec)
+
+
+def bright(inputs: Any, scale: float = 1 / 255, offset: float = 0.0, **options: Any) -> Any:
+    """A network that tells bright images, of values that are scaled so."""
+    x = layers.Conv2D(2, 3, name="conv")(inputs)
+    model = keras.Model(inputs, layers.Dense(2, activation="softmax")(layers.GlobalAveragePooling2D()(x)), **options)
+    kernel = np.zeros((3, 3, 3, 2), np.float32)
+    kernel[..., 0] = 1 / 27
+    middle = 114 * scale + offset
+    weights = [kernel, np.array([-middle, 0]), np.array([[-20, 20], [0, 0]]) / scale / 255, np.zeros(2)]
+    model.set_weights(weights)
+    return model
+
+
+def right(model: Any, dataset: Dataset) -> float:
+    return float((answers(model, dataset.x).argmax(axis=1) == dataset.y).mean())
+
+
+def test_a_model_of_images_of_any_size_takes_those_of_the_data(tmp_path: Path) -> None:
+    model = bright(keras.Input((None, None, 3)))
+    loaded = load_base(saved(model, tmp_path), photos())
+    assert loaded.input_shape == (None, 12, 12, 3)
+    assert right(loaded, photos()) == 1
+
+
+def test_a_model_that_was_saved_in_mixed_precision_computes_in_float32(tmp_path: Path) -> None:
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = bright(keras.Input((12, 12, 3)))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    loaded = load_base(saved(model, tmp_path), photos())
+    assert {layer.compute_dtype for layer in loaded.layers if layer.weights} == {"float32"}
+    assert loaded.outputs[0].dtype == "float32"
+    assert right(loaded, photos()) == 1
+
+
+def test_a_layer_that_rescales_elsewhere_is_no_scaling_of_the_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = bright(keras.Input((12, 12, 3)))
+    later = keras.Model(model.inputs[0], layers.Rescaling(1.0)(model.outputs[0]))
+    assert right(load_base(saved(later, tmp_path), photos()), photos()) == 1
+    assert "inputs are scaled to 0 to 1 (right by scaling: " in capsys.readouterr().err
+
+
+def test_a_scaling_in_a_model_inside_the_model_is_seen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inner = keras.Sequential([keras.Input((12, 12, 3)), layers.Rescaling(1 / 255)], name="preprocessing")
+    inputs = keras.Input((12, 12, 3))
+    core = bright(keras.Input((12, 12, 3)), name="core")
+    model = keras.Model(inputs, core(inner(inputs)))
+    assert right(load_base(saved(model, tmp_path), photos()), photos()) == 1
+    assert "the scaling of the inputs is inside the model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["sigmoid", "linear"])
+def test_one_output_is_the_probability_of_the_second_class(tmp_path: Path, ending: str) -> None:
+    inputs = keras.Input((12, 12, 3))
+    x = layers.GlobalAveragePooling2D()(layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, layers.Dense(1, activation=ending)(x))
+    model.set_weights([np.full((3, 1), 10.0), np.array([-30 * 114 / 255])])
+    loaded = load_base(saved(model, tmp_path), photos())
+    np.testing.assert_allclose(answers(loaded, photos().x).sum(axis=1), 1, atol=1e-6)
+    assert right(loaded, photos()) == 1
+
+
+def test_a_base_model_of_a_zoo_can_be_the_model_of_another(tmp_path: Path) -> None:
+    first = load_base(saved(bright(keras.Input((12, 12, 3))), tmp_path), photos())
+    again = load_base(saved(first, tmp_path), photos())
+    np.testing.assert_allclose(answers(again, photos().x), answers(first, photos().x), atol=1e-6)
+
+
+def test_a_network_that_a_function_builds_gets_values_from_0_to_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "our_net.py").write_text(
+        "from zoo.backend import keras\n"
+        "def make():\n"
+        "    return keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(2)])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    model, trained = base_model("our_net:make", photos(), np.arange(40))
+    assert not trained
+    assert model.input_shape == (None, 12, 12, 3)
+    assert [layer.scale for layer in model.layers if isinstance(layer, layers.Rescaling)] == [1 / 255]
+    assert "inputs are scaled to 0 to 1, because the model has no scaling of its own" in capsys.readouterr().err
+
+
+@keras.saving.register_keras_serializable(package="test_models")
+class Subclassed(keras.Model):  # type: ignore[misc]
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.dense = layers.Dense(2)
+
+    def call(self, x: Any) -> Any:
+        return self.dense(keras.ops.mean(x, axis=(1, 2)))
+
+
+def test_a_subclassed_model_is_refused_by_name(tmp_path: Path) -> None:
+    model = Subclassed()
+    model(np.zeros((1, 12, 12, 3), np.float32))
+    path = saved(model, tmp_path)
+    assert image_size(str(path)) is None
+    with pytest.raises(ModelError, match=r"model\.keras is a subclassed model, whose layers cannot be seen"):
+        load_base(path, photos())
+
+
+def test_the_size_of_images_is_that_of_the_model_unless_it_takes_any(tmp_path: Path) -> None:
+    assert image_size(str(saved(bright(keras.Input((12, 10, 3))), tmp_path))) == (12, 10)
+    assert image_size(str(saved(bright(keras.Input((None, None, 3))), tmp_path))) is None
+    assert image_size("resnet-8") is None
+    assert image_size(None) is None
+
+
+def test_a_directory_does_not_shadow_a_built_in_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: Dataset
+) -> None:
+    (tmp_path / "digits-cnn").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert not base_model("digits-cnn", digits, np.arange(9)).trained

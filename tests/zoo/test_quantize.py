@@ -116,14 +116,15 @@ def _float_operators(model: bytes) -> set[str]:
 
 def test_the_operator_that_costs_most_is_found_and_spared(model: bytes, calibration: Calibration) -> None:
     for harmful in weighted_operators(model):
-        made, spared = quantize_sparing(model, calibration, _losses(harmful, 0.1), bearable=0.2)
+        losses = _losses(harmful, 0.1)
+        made, spared = quantize_sparing(model, calibration, losses, losses, bearable=0.2)
         assert spared == (harmful,)
         assert harmful in _float_operators(made)
 
 
 def test_nothing_is_spared_where_nothing_is_lost_or_it_would_not_help(model: bytes, calibration: Calibration) -> None:
-    assert quantize_sparing(model, calibration, lambda _: 0.1, bearable=0.1)[1] == ()
-    assert quantize_sparing(model, calibration, lambda _: 0.5, bearable=0.1)[1] == ()
+    assert quantize_sparing(model, calibration, lambda _: 0.1, lambda _: 0.1, bearable=0.1)[1] == ()
+    assert quantize_sparing(model, calibration, lambda _: 0.5, lambda _: 0.5, bearable=0.1)[1] == ()
 
 
 def test_a_network_that_integers_ruin_is_spared_by_its_accuracy(tmp_path: Path) -> None:

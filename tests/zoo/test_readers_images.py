@@ -85,6 +85,20 @@ def test_folders_for_splits_have_several_names(tmp_path: Path, top: str) -> None
     assert (dataset.test is not None) == (top == "TEST")
 
 
+def test_images_for_testing_decide_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_images(tmp_path, {"train/cat": 5, "train/dog": 5}, channels=1)
+    write_images(tmp_path, {"test/cat": 20, "test/dog": 20})
+    dataset = load(tmp_path)
+    assert dataset.x.shape == (50, *SIZE, 1)
+    assert "40 of 50 images are in colour, and made grey" in capsys.readouterr().err
+
+    for number in range(20):
+        write_image(tmp_path / "test" / "cat" / f"{number}.png", pixels(number, (9, 9)))
+    assert "20 of 50 files cannot be used: test/cat/0.png (9×9, and most are 8×6)" in refusal(
+        f"images:{tmp_path}", DataError
+    )
+
+
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
     write_images(tmp_path, {"train": 5, "bus": 5})
     assert load(tmp_path).classes == ("bus", "train")
@@ -336,6 +350,12 @@ def test_images_in_no_class_folder_are_faults(pets: Path) -> None:
 def test_images_that_are_neither_to_learn_from_nor_to_test_are_faults(tmp_path: Path) -> None:
     write_images(tmp_path, {"train/cat": 5, "train/dog": 5, "extra/dog": 1})
     assert "extra/dog/0.png (beside the folders for training and testing)" in refusal(f"images:{tmp_path}", DataError)
+
+
+def test_links_in_a_circle_are_faults(pets: Path) -> None:
+    (pets / "cat" / "loop.png").symlink_to("loop.png")
+    assert "cat/loop.png (Too many levels of symbolic links)" in refusal(f"images:{pets}", DataError)
+    assert len(load(pets, SKIP).y) == 11
 
 
 def test_names_that_are_no_utf8_are_read(pets: Path) -> None:

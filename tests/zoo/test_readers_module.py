@@ -57,6 +57,7 @@ def write(body: str, head: str = HEAD) -> str:
         ("return X, [('low', 'mid', 'high')[label] for label in Y]", ("high", "low", "mid")),
         ("return X, np.array([('a', 'b', 'c')[label] for label in Y], object)", ("a", "b", "c")),
         ("return dataset()", ("a", "b", "c")),
+        ("return dataset(y=Y.astype(np.uint8), classes=[1, 2, 3])", ("1", "2", "3")),
     ],
 )
 def test_a_function_in_the_working_directory_makes_a_dataset(body: str, classes: tuple[str, ...]) -> None:
@@ -85,12 +86,12 @@ def test_a_dataset_of_the_users_keeps_its_test_split_and_groups() -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("raise ValueError('no such\\nfile')", "failed: ValueError: no such file (sets.py, line 16)"),
-        ("return X[40]", "failed: IndexError: index 40 is out of bounds"),
-        ("raise FileNotFoundError(2, 'No such file', 'x')", "failed: FileNotFoundError: No such file"),
-        ("raise SystemExit(3)", "failed: SystemExit: 3"),
+        ("raise ValueError('no such\\nfile')", "made() raised ValueError: no such file (sets.py, line 16)"),
+        ("return X[40]", "raised IndexError: index 40 is out of bounds"),
+        ("raise FileNotFoundError(2, 'No such file', 'x')", "raised FileNotFoundError: [Errno 2] No such file: 'x' (sets.py, line 16)"),
+        ("raise SystemExit(3)", "raised SystemExit: 3"),
         ("raise DataError('the server is down')", "the server is down"),
-        ("assert False", "failed: AssertionError: AssertionError"),
+        ("assert False", "raised AssertionError (sets.py, line 16)"),
         ("return None", "returned NoneType: it has to return (x, y), (x, y, classes) or a Dataset"),
         ("return X", "returned ndarray"),
         ("return X, Y, 'abc', 4", "returned tuple"),
@@ -98,7 +99,7 @@ def test_a_dataset_of_the_users_keeps_its_test_split_and_groups() -> None:
         ("return [[1], [1, 2]], Y", "x that is no array"),
         ("return [object()] * 30, Y", "x of shape (30,)"),
         ("return X, Y * 0", "only one class"),
-        ("return dataset(y=Y.tolist())", "x and y are not arrays"),
+        ("return dataset(y=Y.tolist())", "y is list"),
         ("return dataset(y=Y - 1)", "y is not from 0 to 2"),
         ("return dataset(y=Y / 1)", "y is not (examples,) of integers"),
         ("return dataset(x=X.astype(int))", "x is int64, and the input float32"),
@@ -106,6 +107,14 @@ def test_a_dataset_of_the_users_keeps_its_test_split_and_groups() -> None:
         ("return dataset(test=np.array([30]))", "test is not from 0 to 29, each once"),
         ("return dataset(test=np.array([1, 1]))", "test is not from 0 to 29, each once"),
         ("return dataset(groups=('me',))", "groups are not 30"),
+        ("return dataset(test=np.arange(0))", "a test split apart that is empty"),
+        ("return dataset(test=[0, 1])", "test is list"),
+        ("return dataset(test=np.arange(30) < 4)", "test is not from 0 to 29, each once"),
+        ("return dataset(y=Y.astype(str))", "y is not (examples,) of integers"),
+        ("return dataset(x=X * np.nan)", "x has NaN or infinity"),
+        ("return dataset(input=None, classes=3)", "classes is int, input is NoneType"),
+        ("return X, Y, 3", "has 3 for classes: it needs to be a list of names"),
+        ("return X, Y, 'abc'", "has 'abc' for classes"),
     ],
 )
 def test_what_goes_wrong_is_told_in_one_line(body: str, said: str) -> None:
@@ -118,10 +127,11 @@ def test_what_goes_wrong_is_told_in_one_line(body: str, said: str) -> None:
         ("import nothing_like_this\ndef made():\n", "ModuleNotFoundError: No module named 'nothing_like_this'"),
         ("def made(:\n", "SyntaxError: "),
         ("1 / 0\ndef made():\n", "ZeroDivisionError: division by zero (sets.py, line 1)"),
+        ("import sys\nsys.exit('bye')\ndef made():\n", "SystemExit: bye (sets.py, line 2)"),
     ],
 )
 def test_a_module_that_cannot_be_imported_is_told(head: str, said: str) -> None:
-    message = refusal(write("pass", head), DataError)
+    message = refusal(write("pass", head), UsageError)
     assert "cannot be imported: " in message
     assert said in message
 
@@ -133,11 +143,11 @@ def test_a_module_that_cannot_be_imported_is_told(head: str, said: str) -> None:
         ("mydata", UsageError, "names no function"),
         ("mydata:", UsageError, "names no function"),
         (":made", UsageError, "names no function"),
-        ("mydata.sets:other", UsageError, "sets.py has no function other"),
-        ("mydata.sets:X", UsageError, "sets.py has no function X"),
-        ("mydata.gone:made", DataError, "No module named 'mydata.gone'"),
-        ("gone:made", DataError, "No module named 'gone'"),
-        ("..sets:made", DataError, "cannot be imported"),
+        ("mydata.sets:other", UsageError, "'mydata.sets' has no 'other'"),
+        ("mydata.sets:X", UsageError, "'X' of module 'mydata.sets' is no function"),
+        ("mydata.gone:made", UsageError, "No module named 'mydata.gone'"),
+        ("gone:made", UsageError, "No module named 'gone'"),
+        ("..sets:made", UsageError, "cannot be imported"),
     ],
 )
 def test_what_is_not_there_is_told(argument: str, kind: type[DataError], said: str) -> None:

@@ -80,6 +80,13 @@ def test_a_test_split_is_kept(tmp_path: Path) -> None:
     assert split_indices(dataset, 0)["test"].tolist() == dataset.test.tolist()
 
 
+def test_the_range_is_that_of_what_is_learnt_from(tmp_path: Path) -> None:
+    """What lies in the test split decides nothing."""
+    dataset = load_dataset(save(tmp_path, x=X, y=Y, x_test=100 * X[:6], y_test=Y[:6]))
+    assert (dataset.input.minimum, dataset.input.maximum) == (X.min(), X.max())
+    assert dataset.x.max() > dataset.input.maximum
+
+
 def with_nan() -> Any:
     x = X.copy()
     x[[7, 9, 11, 13], 1] = np.nan, np.inf, -np.inf, np.nan
@@ -112,6 +119,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "too great for float32": ({"x": X.astype(np.float64) * 1e300, "y": Y}, "NaN or infinity"),
     "constant": ({"x": X * 0, "y": Y}, "nothing but 0 in x"),
     "tests unlike": ({"x": X, "y": Y, "x_test": X[:, :2], "y_test": Y}, "x_test of float32 and shape (30, 2), unlike"),
+    "labels of tests to make up": (
+        {"x": X, "y": Y[:-1], "x_test": X[:5], "y_test": Y[:6]}, "30 inputs and 29 labels"
+    ),
+    "nothing to learn from": ({"x": X[:0], "y": Y[:0], "x_test": X, "y_test": Y}, "all its examples are for testing"),
+    "tests of no bytes": (
+        {"x": X.astype(np.uint8), "y": Y, "x_test": X.astype(np.uint16), "y_test": Y}, "x_test of uint16 and shape"
+    ),
+    "no tests": ({"x": X, "y": Y, "x_test": X[:0], "y_test": Y[:0]}, "a test split apart that is empty"),
     "test labels unlike": ({"x": X, "y": Y, "x_test": X, "y_test": Y.astype(str)}, "y_test of "),
 }
 

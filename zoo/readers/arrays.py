@@ -24,7 +24,7 @@ def dataset_of_arrays(
     """Makes a dataset of arrays.
 
     Bytes stay what they are, and those of shape (examples, height, width) are taken for grey images. Other numbers
-    become float32, and their range is that of the data. What has shape (examples, height, width, 1 or 3) are images.
+    become float32, and their range is that of the examples to learn from. What has shape (examples, height, width, 1 or 3) are images.
 
     Args:
         name: how the dataset is found again.
@@ -40,13 +40,13 @@ def dataset_of_arrays(
     labels, names = _labels(name, _array(name, "y", y), classes)
     if len(inputs) != len(labels):
         raise DataError(f"{name} has {len(inputs):,} inputs and {len(labels):,} labels: give each input its label")
-    return Dataset(name=name, x=inputs, y=labels, classes=names, input=_spec(name, inputs), test=test)
+    return Dataset(name=name, x=inputs, y=labels, classes=names, input=_spec(name, inputs, test), test=test)
 
 
 def _array(name: str, what: str, values: Any) -> Array:
     try:
         array = np.asarray(values)
-    except ValueError as error:
+    except Exception as error:  # what is like an array decides itself what it raises
         raise DataError(f"{name} has {what} that is no array: {reason(error)}") from None
     is_text = array.dtype == object and all(isinstance(value, str) for value in array.ravel())
     return array.astype(str) if is_text else array
@@ -71,7 +71,7 @@ def _inputs(name: str, x: Array) -> Array:
 def _labels(name: str, y: Array, classes: Iterable[Any] | None) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
     if y.ndim != 1:
         raise DataError(f"{name} has y of shape {y.shape}: it needs to be (examples,), a label each")
-    names = None if classes is None else tuple(str(label) for label in classes)
+    names = None if classes is None else _names(name, classes)
     if names is not None and len(set(names)) < len(names):
         raise DataError(f"{name} has a class name twice: {', '.join(names)}")
     if y.dtype.kind == "U":
@@ -79,6 +79,12 @@ def _labels(name: str, y: Array, classes: Iterable[Any] | None) -> tuple[npt.NDA
     if y.dtype.kind in "iu":
         return _of_indices(name, y, names)
     raise DataError(f"{name} has y of type {y.dtype}: it needs to be integers from 0 on, or text")
+
+
+def _names(name: str, classes: Any) -> tuple[str, ...]:
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise DataError(f"{name} has {classes!r} for classes: it needs to be a list of names")
+    return tuple(str(label) for label in classes)
 
 
 def _of_names(name: str, y: Array, names: tuple[str, ...] | None) -> tuple[npt.NDArray[np.int64], tuple[str, ...]]:
@@ -101,10 +107,8 @@ def _of_indices(name: str, y: Array, names: tuple[str, ...] | None) -> tuple[npt
     return y.astype(np.int64), names or tuple(str(label) for label in found)
 
 
-def _spec(name: str, x: Array) -> InputSpec:
-    minimum, maximum = (0.0, 255.0) if x.dtype == np.uint8 else (float(x.min()), float(x.max()))
-    if minimum == maximum:
-        raise DataError(f"{name} has nothing but {minimum:g} in x")
+def _spec(name: str, x: Array, test: Indices | None) -> InputSpec:
+    minimum, maximum = (0.0, 255.0) if x.dtype == np.uint8 else _range(name, x, test)
     return InputSpec(
         kind="image" if x.ndim == 4 and x.shape[-1] in _IMAGE_CHANNELS else "tensor",
         shape=x.shape[1:],
@@ -112,3 +116,14 @@ def _spec(name: str, x: Array) -> InputSpec:
         minimum=minimum,
         maximum=maximum,
     )
+
+
+def _range(name: str, x: Array, test: Indices | None) -> tuple[float, float]:
+    """The least and the greatest value of the examples to learn from; those for testing may lie beyond."""
+    learning = x if test is None else np.delete(x, test, axis=0)
+    if not len(learning):
+        raise DataError(f"{name} has no examples to learn from: all its examples are for testing")
+    minimum, maximum = float(learning.min()), float(learning.max())
+    if minimum == maximum:
+        raise DataError(f"{name} has nothing but {minimum:g} in x")
+    return minimum, maximum

@@ -12,7 +12,7 @@ from fleetfoot.errors import DataError
 from zoo.catalog import InputSpec
 from zoo.datasets import Dataset, ReadOptions
 from zoo.readers import images
-from zoo.readers.faults import listed
+from zoo.readers.faults import listed, reason
 from zoo.readers.plainpickle import read_plain_pickle
 from zoo.readers.tree import Tree, is_archive, open_tree, resolve
 
@@ -46,6 +46,8 @@ def read(argument: str, options: ReadOptions) -> Dataset:
     path = resolve("cifar10", argument)
     name = f"cifar10:{path}"
     if (batches := _official_tree(path)) is not None:
+        if options.size not in (None, (_SIDE, _SIDE)):
+            raise DataError(f"{name} has batches of {_SIDE}×{_SIDE} pixels: only as files of images are they resized")
         return _read_batches(name, batches)
     if trees := _image_trees(path):
         return images.read_trees(name, trees, options)
@@ -78,9 +80,13 @@ def _read_batches(name: str, tree: Tree) -> Dataset:
     for member in tree.members(lambda path: _batch_of(path) is not None):
         batch = _batch_of(member.path)
         if batch is not None and batch not in found:
-            with member.open() as file:
-                read_batch = _read_binary if member.path.endswith(_BINARY) else _read_pickle
-                found[batch] = read_batch(file, f"{tree.path}: {member.path}")
+            where = f"{tree.path}: {member.path}"
+            read_batch = _read_binary if member.path.endswith(_BINARY) else _read_pickle
+            try:
+                with member.open() as file:
+                    found[batch] = read_batch(file, where)
+            except OSError as error:
+                raise DataError(f"{where} cannot be read: {reason(error)}; get it anew") from None
     if missing := [batch for batch in BATCHES if batch not in found]:
         raise DataError(f"{tree.path} lacks {', '.join(missing)}: get all of the dataset's files")
     sizes = [len(found[batch].y) for batch in BATCHES]
@@ -103,9 +109,15 @@ def _batch_of(path: str) -> str | None:
 def _read_pickle(file: BinaryIO, where: str) -> Batch:
     content = read_plain_pickle(file, where)
     pixels, labels = content.get("data"), content.get("labels")
-    if not isinstance(pixels, np.ndarray) or not isinstance(labels, list) or not all(type(y) is int for y in labels):
-        raise DataError(f"{where} is no batch of CIFAR-10: it needs data and labels, and has {listed(content)}")
+    if not isinstance(pixels, np.ndarray) or not isinstance(labels, list) or not all(map(_is_label, labels)):
+        raise DataError(
+            f"{where} is no batch of CIFAR-10: it needs data, and labels from 0 to 9, and has {listed(content)}"
+        )
     return _batch(where, pixels, np.array(labels, np.int64))
+
+
+def _is_label(value: object) -> bool:
+    return type(value) is int and 0 <= value < len(CLASSES)
 
 
 def _read_binary(file: BinaryIO, where: str) -> Batch:

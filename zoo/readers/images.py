@@ -77,7 +77,7 @@ def read_trees(name: str, trees: Sequence[Tree], options: ReadOptions) -> Datase
         plan=partial(plan, size=options.size),
         settings=Settings(options.size),
         alarms={Image.DecompressionBombWarning: ""},
-        advice="repair or remove them, skip them (on_bad), or bring all images to one size (size)",
+        advice="repair or remove them, skip them (--on-bad skip), or bring all to one size (--image-size)",
     )
     return read_files(name, trees, options, method)
 
@@ -102,24 +102,27 @@ def look(image: Image.Image) -> Look:
     return Look((image.height, image.width), image.mode in _GREY_MODES or _is_16_bit(image))
 
 
-def plan(looks: Mapping[str, Look], size: Size | None) -> Plan[Image.Image]:
+def plan(looks: Mapping[str, Look], learning: Sequence[Look], size: Size | None) -> Plan[Image.Image]:
     """Decides what is made of images.
 
     Args:
         looks: what was seen of each.
+        learning: what was seen of those to learn from, which decide.
         size: height and width that all are brought to; if None the most common one, and others are faults.
     """
-    target = size or Counter(seen.size for seen in looks.values()).most_common(1)[0][0]
+    target = size or Counter(seen.size for seen in learning).most_common(1)[0][0]
     unlike = {path: seen.size for path, seen in looks.items() if seen.size != target}
     faults = {} if size else {path: f"{_times(one)}, and most are {_times(target)}" for path, one in unlike.items()}
     kept = [seen for path, seen in looks.items() if path not in faults]
     grey = sum(seen.grey for seen in kept)
-    channels = 1 if grey == len(kept) else 3
+    channels = 1 if all(seen.grey for seen in learning if size or seen.size == target) else 3
     notes = []
     if size and unlike:
         notes.append(f"{len(unlike):,} of {len(looks):,} images are brought to {_times(size)}, cut at the edges")
     if grey and channels == 3:
         notes.append(f"{grey:,} of {len(kept):,} images are grey, and made colour as the others are")
+    if grey < len(kept) and channels == 1:
+        notes.append(f"{len(kept) - grey:,} of {len(kept):,} images are in colour, and made grey as those to learn from")
     return Plan(
         input=InputSpec(kind="image", shape=(*target, channels), dtype="uint8", minimum=0.0, maximum=255.0),
         decode=partial(decode, size=target, channels=channels),

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
-from importlib import import_module
-from pathlib import Path
-from typing import Any, cast
+from types import NoneType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fleetfoot.errors import DataError, FleetfootError, UsageError
+from fleetfoot.errors import DataError
+from fleetfoot.modules import call_theirs, function_from_here
+from zoo.catalog import InputSpec
 from zoo.datasets import Dataset, ReadOptions
 from zoo.readers.arrays import dataset_of_arrays
-from zoo.readers.faults import reason
+
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "x": (np.ndarray,),
+    "y": (np.ndarray,),
+    "classes": (tuple, list),
+    "input": (InputSpec,),
+    "test": (np.ndarray, NoneType),
+    "groups": (tuple, list, NoneType),
+}
 
 
 def read(argument: str, _options: ReadOptions) -> Dataset:
@@ -26,15 +32,15 @@ def read(argument: str, _options: ReadOptions) -> Dataset:
     Modules are looked for in the working directory first, as ``python -m`` does.
 
     Raises:
-        UsageError: that is not how a function is named, or the module has no such function.
-        DataError: the module cannot be imported, the function fails, or what it returns is no dataset.
+        UsageError: that is not how a function is named, its module cannot be imported, or has no such function.
+        DataError: the function fails, or what it returns is no dataset.
     """
     name = f"module:{argument}"
-    made = _call(name, _find(name, argument))
+    made = call_theirs(name, function_from_here(argument), DataError)
     match made:
         case Dataset():
             _require_sound(name, made)
-            return replace(made, name=name)
+            return replace(made, name=name, y=made.y.astype(np.int64), classes=tuple(map(str, made.classes)))
         case (x, y):
             return dataset_of_arrays(name, x, y)
         case (x, y, classes):
@@ -42,58 +48,32 @@ def read(argument: str, _options: ReadOptions) -> Dataset:
     raise DataError(f"{name} returned {type(made).__name__}: it has to return (x, y), (x, y, classes) or a Dataset")
 
 
-def _find(name: str, argument: str) -> Callable[[], Any]:
-    module_name, colon, function_name = argument.partition(":")
-    if not (colon and module_name and function_name):
-        raise UsageError(f"{name} names no function: module:PACKAGE.MODULE:FUNCTION does")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    with _told_of(f"{name} cannot be imported"):
-        module = import_module(module_name)
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        raise UsageError(f"{name}: {module.__file__ or module_name} has no function {function_name}")
-    return cast(Callable[[], Any], function)
-
-
-def _call(name: str, function: Callable[[], Any]) -> Any:
-    with _told_of(f"{name} failed"):
-        return function()
-
-
-@contextmanager
-def _told_of(what: str) -> Iterator[None]:
-    """Tells in one line what the user's code raised, and where."""
-    try:
-        yield
-    except FleetfootError:
-        raise
-    except (Exception, SystemExit) as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise DataError(
-            f"{what}: {type(error).__name__}: {reason(error)} ({Path(place.filename).name}, line {place.lineno})"
-        ) from error
-
-
 def _require_sound(name: str, dataset: Dataset) -> None:
     """Checks that what somebody made holds what it says."""
-    if not all(isinstance(array, np.ndarray) for array in (dataset.x, dataset.y)):
-        raise DataError(f"{name} returned a Dataset whose x and y are not arrays")
-    examples = len(dataset.y)
-    indices = dataset.test if dataset.test is not None else np.arange(0)
+    if wrong := [what for what, kinds in _TYPES.items() if not isinstance(getattr(dataset, what), kinds)]:
+        types = ", ".join(f"{what} is {type(getattr(dataset, what)).__name__}" for what in wrong)
+        raise DataError(f"{name} returned a Dataset of other types than its fields have: {types}")
+    x, y, spec, examples = dataset.x, dataset.y, dataset.input, dataset.y.size
+    test = dataset.test if dataset.test is not None else np.arange(0)
     checks = {
-        "y is not (examples,) of integers": dataset.y.ndim == 1 and dataset.y.dtype.kind in "iu",
-        f"x has shape {dataset.x.shape}, not {examples} times that of the input, {dataset.input.shape}":
-            dataset.x.shape == (examples, *dataset.input.shape),
-        f"x is {dataset.x.dtype}, and the input {dataset.input.dtype}": dataset.x.dtype == dataset.input.dtype,
-        f"y is not from 0 to {len(dataset.classes) - 1}": _are_within(dataset.y, len(dataset.classes)),
+        "y is not (examples,) of integers": y.ndim == 1 and y.dtype.kind in "iu",
+        f"y is not from 0 to {len(dataset.classes) - 1}": _are_indices(y, len(dataset.classes)),
+        f"x has shape {x.shape}, not {examples} times that of the input, {spec.shape}":
+            x.shape == (examples, *spec.shape),
+        f"x is {x.dtype}, and the input {spec.dtype}": x.dtype == spec.dtype,
+        "x has NaN or infinity": x.dtype.kind != "f" or bool(np.isfinite(x).all()),
+        f"the input is from {spec.minimum:g} to {spec.maximum:g}": spec.minimum < spec.maximum,
         f"test is not from 0 to {examples - 1}, each once":
-            _are_within(indices, examples) and len(np.unique(indices)) == len(indices),
+            _are_indices(test, examples) and len(np.unique(test)) == len(test),
         f"groups are not {examples}": dataset.groups is None or len(dataset.groups) == examples,
     }  # fmt: skip
-    if wrong := [what for what, holds in checks.items() if not holds]:
-        raise DataError(f"{name} returned a Dataset that does not hold together: {'; '.join(wrong)}")
+    if broken := [what for what, holds in checks.items() if not holds]:
+        raise DataError(f"{name} returned a Dataset that does not hold together: {'; '.join(broken)}")
 
 
-def _are_within(indices: npt.NDArray[Any], count: int) -> bool:
-    return not len(indices) or bool(indices.min() >= 0 and indices.max() < count)
+def _are_indices(values: npt.NDArray[Any], count: int) -> bool:
+    return (
+        values.ndim == 1
+        and values.dtype.kind in "iu"
+        and (not len(values) or bool(values.min() >= 0 and values.max() < count))
+    )

@@ -30,6 +30,8 @@ def read(argument: str, _options: ReadOptions) -> Dataset:
     name = f"npz:{path}"
     arrays = _load(path)
     learning = len(arrays["x"])
+    if len(arrays["y"]) != learning:
+        raise DataError(f"{name} has {learning:,} inputs and {len(arrays['y']):,} labels: give each input its label")
     if "x_test" in arrays:
         arrays["x"] = _joined(name, arrays["x"], arrays["x_test"], "x_test")
         arrays["y"] = _joined(name, arrays["y"], arrays["y_test"], "y_test")
@@ -53,7 +55,8 @@ def _load(path: Path) -> dict[str, Array]:
 
 
 def _joined(name: str, learning: Array, test: Array, what: str) -> Array:
-    if learning.shape[1:] != test.shape[1:] or learning.dtype.kind != test.dtype.kind:
+    are_bytes = [array.dtype == np.uint8 for array in (learning, test)]
+    if learning.shape[1:] != test.shape[1:] or learning.dtype.kind != test.dtype.kind or len(set(are_bytes)) > 1:
         raise DataError(
             f"{name} has {what} of {test.dtype} and shape {test.shape}, unlike the {learning.dtype} of shape "
             f"{learning.shape} to learn from: give both the same form"

@@ -75,7 +75,8 @@ class Method(NamedTuple, Generic[Opened, Look]):
         open: opens a file to look at it or decode it; any exception it raises is the file's fault.
         look: what is to be known of all files before it is planned what to make of them; the same goes for it.
         arrange: what the files are, of the dataset's name and what was found.
-        plan: what is made of the files, of the looks by path; of like files always the same, however many there are.
+        plan: what is made of the files, of the looks by path, and of those that decide it, which no test is among;
+            of like files always the same, however many there are.
         settings: what comes of it depends on these beside the files.
         alarms: warnings that are a file's fault, and how their messages start; no others matter.
         advice: what can be done about files that cannot be used.
@@ -87,7 +88,7 @@ class Method(NamedTuple, Generic[Opened, Look]):
     open: Callable[[Member], AbstractContextManager[Opened]]
     look: Callable[[Opened], Look]
     arrange: Callable[[str, Found], Arrangement]
-    plan: Callable[[Mapping[str, Look]], Plan[Opened]]
+    plan: Callable[[Mapping[str, Look], Sequence[Look]], Plan[Opened]]
     settings: msgspec.Struct
     alarms: Mapping[type[Warning], str]
     advice: str
@@ -141,7 +142,7 @@ class _Sight(Generic[Opened, Look]):
     def _plan_for(self, path: str, look: Look) -> Plan[Opened] | None:
         with self._guessing:
             if self._guess is None:
-                plan = self._method.plan({path: look})
+                plan = self._method.plan({path: look}, [look])
                 self._guess = look, plan if _row_bytes(plan.input) <= _SMALL else None
         first, usual = self._guess
         return usual if look == first else None
@@ -181,7 +182,9 @@ def _decode_all(
         faults = {**survey.faults, **misplaced}
         files = len(examples) + len(faults)
         refuse(name, faults, files, options, method.advice)
-        plan = method.plan({example.path: survey.looks[example.path] for example in examples})
+        looks = {example.path: survey.looks[example.path] for example in examples}
+        learning = [looks[example.path] for example in examples if not example.test]
+        plan = method.plan(looks, learning or list(looks.values()))
         faults |= plan.faults
         refuse(name, faults, files, options, method.advice)
         chosen = {example.path: example for example in examples if example.path not in faults}
@@ -241,7 +244,10 @@ def _name(path: str) -> str:
 
 
 def _text(member: Member) -> str:
-    return member.read().decode(errors="replace")
+    try:
+        return member.read().decode(errors="replace")
+    except OSError as error:
+        raise DataError(f"{member.path} cannot be read: {reason(error)}; repair or remove it") from None
 
 
 def _row_bytes(spec: InputSpec) -> int:

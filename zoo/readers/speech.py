@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import ceil, gcd
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from scipy.io import wavfile
 from scipy.signal import resample_poly
 
-from fleetfoot.errors import DataError
+from fleetfoot.errors import DataError, UsageError
 from zoo.catalog import InputSpec
 from zoo.datasets import Dataset, ReadOptions
 from zoo.readers.layout import by_folder
@@ -75,10 +75,14 @@ def read(argument: str, options: ReadOptions) -> Dataset:
     where the names of the files tell them.
 
     Raises:
-        UsageError: no path.
+        UsageError: no path, or a sampling rate that no recordings have.
         DataError: nothing there to build on, or recordings that cannot be used.
     """
     path = resolve("speech", argument)
+    if options.sampling_rate and not SLOWEST_RATE <= options.sampling_rate <= FASTEST_RATE:
+        raise UsageError(
+            f"sampling_rate is {options.sampling_rate:,}: from {SLOWEST_RATE:,} to {FASTEST_RATE:,} will do"
+        )
     method = Method(
         what="WAV files",
         wanted=_is_recording,
@@ -88,7 +92,7 @@ def read(argument: str, options: ReadOptions) -> Dataset:
         plan=partial(plan, options=options),
         settings=Settings(options.seconds, options.sampling_rate),
         alarms={wavfile.WavFileWarning: "Reached EOF"},
-        advice="repair or remove them, or skip them (on_bad)",
+        advice="repair or remove them, or skip them (--on-bad skip)",
         lists=frozenset({TEST_LIST, VALIDATION_LIST}),
     )
     return read_files(f"speech:{path}", [open_tree(path)], options, method)
@@ -126,11 +130,17 @@ def arrange(name: str, found: Found) -> Arrangement:
     return Arrangement(examples, arrangement.faults)
 
 
-def plan(looks: Mapping[str, Look], options: ReadOptions) -> Plan[Recording]:
-    """Decides what is made of recordings: the most common rate and the greatest length, unless the options say."""
-    rate = options.sampling_rate or Counter(seen.rate for seen in looks.values()).most_common(1)[0][0]
-    lengths = [-(-seen.length * rate // seen.rate) for seen in looks.values()]
-    samples = max(1, round(options.seconds * rate)) if options.seconds else max(lengths)
+def plan(looks: Mapping[str, Look], learning: Sequence[Look], options: ReadOptions) -> Plan[Recording]:
+    """Decides what is made of recordings.
+
+    Args:
+        looks: what was heard of each.
+        learning: what was heard of those to learn from, whose most common rate and greatest length decide.
+        options: what decides in place of these.
+    """
+    rate = options.sampling_rate or Counter(seen.rate for seen in learning).most_common(1)[0][0]
+    lengths, to_learn = ([-(-seen.length * rate // seen.rate) for seen in some] for some in (looks.values(), learning))
+    samples = max(1, round(options.seconds * rate)) if options.seconds else max(to_learn)
     seconds = f"{samples / rate:.3g} s"
     counts = {
         "have several channels, which are averaged": sum(seen.channels > 1 for seen in looks.values()),
@@ -140,7 +150,7 @@ def plan(looks: Mapping[str, Look], options: ReadOptions) -> Plan[Recording]:
         f"are longer than {seconds} and are cut off": sum(length > samples for length in lengths),
     }
     notes = [f"{count:,} of {len(looks):,} recordings {what}" for what, count in counts.items() if count]
-    if not options.seconds and samples > 2 * (usual := ceil(np.percentile(lengths, 95))):
+    if not options.seconds and samples > 2 * (usual := ceil(np.percentile(to_learn, 95))):
         notes.append(
             f"19 of 20 recordings are no longer than {usual / rate:.3g} s: a length (--seconds) would save time"
         )

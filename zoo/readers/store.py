@@ -22,7 +22,7 @@ from fleetfoot.files import Document, atomic_path, remove_temporaries
 from zoo.catalog import InputSpec
 from zoo.readers.tree import Stamp
 
-DECODING = 1
+DECODING = 2
 """How files are decoded; to be raised with any change of the values that come of it."""
 
 CACHE_VARIABLE = "FLEETFOOT_CACHE"
@@ -168,8 +168,6 @@ def require_space(path: Path, size: int) -> None:
 
 def _load(path: Path) -> tuple[Array, Record] | None:
     """What is kept, unless it is not there or not whole: it is made anew then."""
-    if not path.exists() or not _record_path(path).exists():
-        return None
     try:
         record = Record.read(_record_path(path))
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -56,11 +56,6 @@ class Member(NamedTuple):
         """Whether this is a folder."""
         return self.path.endswith("/")
 
-    @property
-    def suffix(self) -> str:
-        """What its name ends with, from the last dot, in small letters."""
-        return PurePosixPath(self.path).suffix.lower()
-
 
 class Tree(Protocol):
     """Files in folders. Hidden files, and what operating systems leave beside data, are not in it."""
@@ -170,12 +165,17 @@ def resolve(kind: str, argument: str) -> Path:
 
     Raises:
         UsageError: it gives none.
-        DataError: there is nothing.
+        DataError: there is nothing, or nothing that can be looked at.
     """
     if not argument:
         raise UsageError(f"{kind} needs to know what to read: {kind}:PATH")
-    path = Path(argument).expanduser().resolve()
-    if not path.exists():
+    try:
+        path = Path(argument).expanduser().resolve()
+        exists = path.exists()
+        str(path).encode()
+    except (OSError, RuntimeError, ValueError) as error:  # no such user, links in a circle, bytes that no name has
+        raise DataError(f"{argument!r} cannot be looked at: {reason(error)}") from None
+    if not exists:
         raise DataError(f"{path} does not exist: {kind}:PATH names the data on this machine")
     return path
 
@@ -222,11 +222,18 @@ def _walk(folder: Path | str, prefix: str, above: frozenset[tuple[int, int]]) ->
     for entry in entries:
         if _is_data(entry.name):
             path = prefix + _readable(entry.name)
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 yield path, entry
             elif (entry.stat().st_dev, entry.stat().st_ino) not in above:
                 yield f"{path}/", entry
                 yield from _walk(entry.path, f"{path}/", above)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # links in a circle, which are reported when they are opened
+        return False
 
 
 def _is_data(name: str) -> bool:
