@@ -28,7 +28,7 @@ from zoo.batches import TrainingData
 from zoo.candidates import UNFINISHED, Bench, base_path, make_candidate
 from zoo.catalog import BUILT_FILES, Manifest, Variant, Zoo, profile_path
 from zoo.channels import can_be_cut
-from zoo.datasets import Dataset, Indices, Split, load_dataset, split_indices
+from zoo.datasets import Dataset, Indices, Split, load_dataset, split_indices, takes_size
 from zoo.formats import register_custom_objects
 from zoo.measure import profile_variants, record_outcomes, with_outcomes
 from zoo.models import Base, image_size
@@ -82,7 +82,7 @@ def prepare(options: BuildOptions) -> tuple[BuildOptions, Dataset]:
     """
     if options.custom_objects:
         register_custom_objects(options.custom_objects)
-    if options.read.size is None and (size := image_size(options.model)):
+    if options.read.size is None and takes_size(options.data) and (size := image_size(options.model)):
         options = msgspec.structs.replace(options, read=msgspec.structs.replace(options.read, size=size))
     dataset = load_dataset(options.data, options.read)
     epochs = options.finetune_epochs

@@ -122,7 +122,6 @@ def test_shufflenet_takes_every_complexity(groups: int) -> None:
 def test_the_registry_says_the_defaults_of_the_builder(architecture: Architecture) -> None:
     signature = inspect.signature(architecture.builder).parameters
     optional = {name: p.default for name, p in signature.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    optional.pop("sampling_rate", None)  # is the input's, and no choice
     assert optional == {name: parameter.default for name, parameter in architecture.parameters.items()}
     assert all(parameter.covers(parameter.default) for parameter in architecture.parameters.values())
 

@@ -117,11 +117,7 @@ def test_recordings_of_several_channels_are_refused() -> None:
         log_mel(keras.Input((8000, 2)), 8000)
 
 
-class RatedSpec(InputSpec, frozen=True, kw_only=True):
-    sampling_rate: int | None = None
-
-
 def test_the_sampling_rate_is_that_of_the_input_where_it_says_so() -> None:
     assert sampling_rate_of(waveform()) == 8000
-    spec = RatedSpec(kind="audio", shape=(8000,), dtype="float32", minimum=-1, maximum=1, sampling_rate=16000)
+    spec = InputSpec(kind="audio", shape=(8000,), dtype="float32", minimum=-1, maximum=1, sampling_rate=16000)
     assert sampling_rate_of(spec) == 16000

@@ -16,7 +16,7 @@ from PIL import Image
 from readerfiles import ROOT, Array, labels, real_data, refusal, tar, write_images
 
 from fleetfoot.errors import DataError
-from zoo.datasets import Dataset, load_dataset
+from zoo.datasets import Dataset, ReadOptions, load_dataset
 from zoo.readers.cifar10 import BATCHES, CLASSES
 
 EACH = 10
@@ -200,6 +200,26 @@ def test_missing_batches_are_named(tmp_path: Path, form: str) -> None:
     for number in (3, 5):
         (tmp_path / f"{BATCHES[number]}{FORMS[form][1]}").unlink()
     assert "lacks data_batch_4, test_batch" in refusal(f"cifar10:{tmp_path}", DataError)
+
+
+def test_a_batch_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    path = write_batches(tmp_path, "binary") / "data_batch_2.bin"
+    path.unlink()
+    path.symlink_to("/nowhere")
+    assert "data_batch_2.bin cannot be read: no regular file, or a link" in refusal(f"cifar10:{tmp_path}", DataError)
+
+
+def test_labels_beyond_all_integers_are_refused(tmp_path: Path) -> None:
+    write_batches(tmp_path, "Python 3")
+    pixels, y = content(0)
+    (tmp_path / BATCHES[0]).write_bytes(pickle.dumps({b"data": pixels, b"labels": [10**30, *y[1:]]}, 2))
+    assert "it needs data, and labels from 0 to 9" in refusal(f"cifar10:{tmp_path}", DataError)
+
+
+def test_official_batches_are_not_resized(tmp_path: Path) -> None:
+    write_batches(tmp_path, "binary")
+    assert "only as files of images" in refusal(f"cifar10:{tmp_path}", DataError, ReadOptions(size=(64, 64)))
+    require_batches(load_dataset(f"cifar10:{tmp_path}", ReadOptions(size=(32, 32))))
 
 
 def test_a_folder_with_nothing_of_it_is_refused(tmp_path: Path) -> None:

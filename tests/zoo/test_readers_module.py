@@ -88,7 +88,10 @@ def test_a_dataset_of_the_users_keeps_its_test_split_and_groups() -> None:
     [
         ("raise ValueError('no such\\nfile')", "made() raised ValueError: no such file (sets.py, line 16)"),
         ("return X[40]", "raised IndexError: index 40 is out of bounds"),
-        ("raise FileNotFoundError(2, 'No such file', 'x')", "raised FileNotFoundError: [Errno 2] No such file: 'x' (sets.py, line 16)"),
+        (
+            "raise FileNotFoundError(2, 'No such file', 'x')",
+            "raised FileNotFoundError: [Errno 2] No such file: 'x' (sets.py, line 16)",
+        ),
         ("raise SystemExit(3)", "raised SystemExit: 3"),
         ("raise DataError('the server is down')", "the server is down"),
         ("assert False", "raised AssertionError (sets.py, line 16)"),
@@ -112,6 +115,11 @@ def test_a_dataset_of_the_users_keeps_its_test_split_and_groups() -> None:
         ("return dataset(test=np.arange(30) < 4)", "test is not from 0 to 29, each once"),
         ("return dataset(y=Y.astype(str))", "y is not (examples,) of integers"),
         ("return dataset(x=X * np.nan)", "x has NaN or infinity"),
+        (
+            "from dataclasses import replace; from msgspec.structs import replace as r; d = dataset(x=X[:, 0]);"
+            " return replace(d, input=r(d.input, shape=()))",
+            "the input has shape ()",
+        ),
         ("return dataset(input=None, classes=3)", "classes is int, input is NoneType"),
         ("return X, Y, 3", "has 3 for classes: it needs to be a list of names"),
         ("return X, Y, 'abc'", "has 'abc' for classes"),

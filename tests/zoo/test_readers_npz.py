@@ -119,12 +119,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "too great for float32": ({"x": X.astype(np.float64) * 1e300, "y": Y}, "NaN or infinity"),
     "constant": ({"x": X * 0, "y": Y}, "nothing but 0 in x"),
     "tests unlike": ({"x": X, "y": Y, "x_test": X[:, :2], "y_test": Y}, "x_test of float32 and shape (30, 2), unlike"),
-    "labels of tests to make up": (
-        {"x": X, "y": Y[:-1], "x_test": X[:5], "y_test": Y[:6]}, "30 inputs and 29 labels"
-    ),
+    "labels of tests to make up": ({"x": X, "y": Y[:-1], "x_test": X[:5], "y_test": Y[:6]}, "30 inputs and 29 labels"),
     "nothing to learn from": ({"x": X[:0], "y": Y[:0], "x_test": X, "y_test": Y}, "all its examples are for testing"),
     "tests of no bytes": (
-        {"x": X.astype(np.uint8), "y": Y, "x_test": X.astype(np.uint16), "y_test": Y}, "x_test of uint16 and shape"
+        {"x": X.astype(np.uint8), "y": Y, "x_test": X.astype(np.uint16), "y_test": Y},
+        "x_test of uint16 and shape",
     ),
     "no tests": ({"x": X, "y": Y, "x_test": X[:0], "y_test": Y[:0]}, "a test split apart that is empty"),
     "test labels unlike": ({"x": X, "y": Y, "x_test": X, "y_test": Y.astype(str)}, "y_test of "),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from readerfiles import SKIP, Array, labels, real_data, refusal, tar, tone, write_wav
 
-from fleetfoot.errors import DataError
+from fleetfoot.errors import DataError, UsageError
 from zoo.datasets import Dataset, ReadOptions, load_dataset, split_indices
 
 RATE = 8000
@@ -252,6 +252,31 @@ def test_names_tell_label_speaker_and_test_split(tmp_path: Path, packed: bool, i
     assert dataset.test is not None
     assert len(dataset.test) == 20
     assert split_indices(dataset, 0)["test"].tolist() == dataset.test.tolist()
+
+
+def test_recordings_for_testing_decide_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spoken_digits(tmp_path)
+    for number in range(5):
+        write_wav(tmp_path / f"0_ann_{number}.wav", tone(seconds=0.5, rate=16000), rate=16000)
+        write_wav(tmp_path / f"1_ann_{number}.wav", tone(seconds=0.5, rate=16000), rate=16000)
+    dataset = load(tmp_path)
+    assert (dataset.input.shape, dataset.input.sampling_rate) == ((800,), 8000)
+    said = capsys.readouterr().err
+    assert "10 of 40 recordings are resampled to 8,000" in said
+    assert "10 of 40 recordings are longer than 0.1 s and are cut off" in said
+
+
+@pytest.mark.parametrize("rate", [1, 999, 384_001, 10**12])
+def test_a_rate_that_no_recordings_have_is_refused(tmp_path: Path, rate: int) -> None:
+    options = ReadOptions(sampling_rate=rate)
+    assert "from 1,000 to 384,000" in refusal(f"speech:{spoken_digits(tmp_path)}", UsageError, options)
+
+
+def test_a_list_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    root = commands(tmp_path)
+    (root / "testing_list.txt").unlink(missing_ok=True)
+    (root / "testing_list.txt").symlink_to("/nowhere")
+    assert "testing_list.txt cannot be read: no regular file" in refusal(f"speech:{root}", DataError)
 
 
 def test_without_low_numbers_there_is_no_test_split(tmp_path: Path) -> None:

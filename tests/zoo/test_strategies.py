@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from networks import randomize
 
-from fleetfoot.errors import ModelError, UsageError
+from fleetfoot.errors import UsageError
 from zoo.backend import keras
 from zoo.candidates import cut
 from zoo.cost import count_macs
@@ -122,9 +122,11 @@ def test_options_that_cannot_be_meant_are_refused(base: Any, options: dict[str, 
         proposals(base, **options)
 
 
-def test_subnetworks_too_small_to_be_are_refused(base: Any) -> None:
-    with pytest.raises(ModelError, match="no widths take"):
-        proposals(base, subnetworks=(0.0001,))
+def test_subnetworks_too_small_to_be_are_left_out(base: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [name for proposal in proposals(base, subnetworks=(0.0001, 0.5)) for name in proposal.recipes]
+    assert "sub-0.5" in names
+    assert "sub-0.0001" not in names
+    assert "sub-0.0001 is left out: the narrowest subnetwork takes 0." in capsys.readouterr().err
 
 
 def test_an_unknown_strategy_is_refused_naming_those_that_exist(base: Any) -> None:

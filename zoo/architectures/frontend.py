@@ -31,7 +31,7 @@ _FLOOR = 1e-6
 
 def sampling_rate_of(spec: InputSpec) -> int:
     """Samples per second of a waveform, where the input says so, else 8,000."""
-    return getattr(spec, "sampling_rate", None) or DEFAULT_SAMPLING_RATE
+    return spec.sampling_rate or DEFAULT_SAMPLING_RATE
 
 
 def log_mel(x: Any, sampling_rate: int, *, window_ms: int = WINDOW_MS, hop_ms: int = HOP_MS, mels: int = MELS) -> Any:

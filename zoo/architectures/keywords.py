@@ -21,9 +21,7 @@ SIZES = ("S", "M", "L")
 _DNN_HOP_MS = 40
 
 
-def dnn(
-    spec: InputSpec, classes: int, *, size: str = "S", features: str = "mfcc", sampling_rate: int | None = None
-) -> Any:
+def dnn(spec: InputSpec, classes: int, *, size: str = "S", features: str = "mfcc") -> Any:
     """Three hidden layers of 144, 256 or 436 units; frames of a waveform do not overlap.
 
     Args:
@@ -31,14 +29,13 @@ def dnn(
         classes: how many classes there are.
         size: ``"S"``, ``"M"`` or ``"L"``.
         features: of a waveform: ``"mfcc"``, 10 per frame, or ``"log-mel"``, 40.
-        sampling_rate: samples per second, where the input does not say.
 
     Raises:
         ModelError: a waveform that is too short, or has several channels.
     """
     inputs, x = scaled_input(spec)
     if spec.kind == "audio":
-        x = _spectrum(x, features, sampling_rate or sampling_rate_of(spec), _DNN_HOP_MS)
+        x = _spectrum(x, features, sampling_rate_of(spec), _DNN_HOP_MS)
     if len(x.shape) > 2:
         x = layers.Flatten(name="flat")(x)
     units = {"S": 144, "M": 256, "L": 436}[size]
@@ -58,9 +55,7 @@ class _CnnSize(NamedTuple):
 _CNN_SIZES = {"S": _CnnSize(28, 30, 16), "M": _CnnSize(64, 48, 16), "L": _CnnSize(60, 76, 58)}
 
 
-def cnn(
-    spec: InputSpec, classes: int, *, size: str = "S", features: str = "mfcc", sampling_rate: int | None = None
-) -> Any:
+def cnn(spec: InputSpec, classes: int, *, size: str = "S", features: str = "mfcc") -> Any:
     """Two convolutions of 10×4, a linear layer and one of 128 units.
 
     Args:
@@ -68,12 +63,11 @@ def cnn(
         classes: how many classes there are.
         size: ``"S"``, ``"M"`` or ``"L"``.
         features: of a waveform: ``"mfcc"``, 10 per frame, or ``"log-mel"``, 40.
-        sampling_rate: samples per second, where the input does not say.
 
     Raises:
         ModelError: an input that is too small, or of another shape.
     """
-    inputs, x = _map(spec, features, sampling_rate, least=(19, 7))
+    inputs, x = _map(spec, features, least=(19, 7))
     chosen = _CNN_SIZES[size]
     x = convolution(x, chosen.first, (10, 4), "step1", padding="valid", bias=True)
     x = convolution(x, chosen.second, (10, 4), "step2", stride=(2, 1), padding="valid", bias=True)
@@ -101,9 +95,7 @@ _DS_CNN_SIZES = {
 }
 
 
-def ds_cnn(
-    spec: InputSpec, classes: int, *, size: str = "S", features: str = "mfcc", sampling_rate: int | None = None
-) -> Any:
+def ds_cnn(spec: InputSpec, classes: int, *, size: str = "S", features: str = "mfcc") -> Any:
     """A convolution of 10×4 and four or five depthwise separable ones of 3×3, with 64, 172 or 276 channels.
 
     Args:
@@ -111,12 +103,11 @@ def ds_cnn(
         classes: how many classes there are.
         size: ``"S"``, ``"M"`` or ``"L"``.
         features: of a waveform: ``"mfcc"``, 10 per frame, or ``"log-mel"``, 40.
-        sampling_rate: samples per second, where the input does not say.
 
     Raises:
         ModelError: an input that is too small, or of another shape.
     """
-    inputs, x = _map(spec, features, sampling_rate, least=(1, 1))
+    inputs, x = _map(spec, features, least=(1, 1))
     chosen = _DS_CNN_SIZES[size]
     x = convolution(x, chosen.channels, (10, 4), "stem", stride=chosen.first_stride, bias=True)
     for number in range(1, chosen.blocks + 1):
@@ -127,13 +118,13 @@ def ds_cnn(
     return classifier(inputs, x, classes, "ds-cnn")
 
 
-def _map(spec: InputSpec, features: str, sampling_rate: int | None, least: tuple[int, int]) -> tuple[Any, Any]:
+def _map(spec: InputSpec, features: str, least: tuple[int, int]) -> tuple[Any, Any]:
     """The raw input, and what the convolutions look at, of shape (batch, height, width, channels)."""
     if spec.kind != "audio":
         check_image(spec.shape, least=1)
     inputs, x = scaled_input(spec)
     if spec.kind == "audio":
-        x = _spectrum(x, features, sampling_rate or sampling_rate_of(spec))
+        x = _spectrum(x, features, sampling_rate_of(spec))
         x = layers.Reshape((*x.shape[1:], 1), name="features_map")(x)
     height, width = x.shape[1:3]
     if height < least[0] or width < least[1]:

@@ -24,7 +24,8 @@ def dataset_of_arrays(
     """Makes a dataset of arrays.
 
     Bytes stay what they are, and those of shape (examples, height, width) are taken for grey images. Other numbers
-    become float32, and their range is that of the examples to learn from. What has shape (examples, height, width, 1 or 3) are images.
+    become float32, and their range is that of the examples to learn from. What has shape (examples, height, width, 1
+    or 3) are images.
 
     Args:
         name: how the dataset is found again.

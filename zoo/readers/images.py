@@ -122,7 +122,9 @@ def plan(looks: Mapping[str, Look], learning: Sequence[Look], size: Size | None)
     if grey and channels == 3:
         notes.append(f"{grey:,} of {len(kept):,} images are grey, and made colour as the others are")
     if grey < len(kept) and channels == 1:
-        notes.append(f"{len(kept) - grey:,} of {len(kept):,} images are in colour, and made grey as those to learn from")
+        notes.append(
+            f"{len(kept) - grey:,} of {len(kept):,} images are in colour, and made grey as those to learn from"
+        )
     return Plan(
         input=InputSpec(kind="image", shape=(*target, channels), dtype="uint8", minimum=0.0, maximum=255.0),
         decode=partial(decode, size=target, channels=channels),

@@ -61,6 +61,7 @@ def _require_sound(name: str, dataset: Dataset) -> None:
         f"x has shape {x.shape}, not {examples} times that of the input, {spec.shape}":
             x.shape == (examples, *spec.shape),
         f"x is {x.dtype}, and the input {spec.dtype}": x.dtype == spec.dtype,
+        f"the input has shape {spec.shape}": bool(spec.shape) and 0 not in spec.shape,
         "x has NaN or infinity": x.dtype.kind != "f" or bool(np.isfinite(x).all()),
         f"the input is from {spec.minimum:g} to {spec.maximum:g}": spec.minimum < spec.maximum,
         f"test is not from 0 to {examples - 1}, each once":
