@@ -185,7 +185,8 @@ def _begin(out: Path, options: BuildOptions, dataset: Dataset) -> BuildRecord:
 
 def _differences(old: BuildOptions, new: BuildOptions) -> str:
     before, now = msgspec.to_builtins(old), msgspec.to_builtins(new)
-    before, now = before.pop("grid") | before, now.pop("grid") | now
+    for part in "grid", "read":
+        before, now = before.pop(part) | before, now.pop(part) | now
     return ", ".join(f"{name} was {before[name]}" for name in before if before[name] != now[name])
 
 

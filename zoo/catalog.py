@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fleetfoot.errors import DamagedFileError, InputError, NotAZooError, SchemaError, StaleError, UsageError, ZooError
-from fleetfoot.files import Document, sha256
+from fleetfoot.files import Document, is_temporary, sha256
 from profiling.profile import Profile
 from zoo.recipe import Recipe
 
@@ -193,7 +193,7 @@ class Zoo:
 
     def profile_files(self) -> list[Path]:
         """The files of all profiles, in order of their names."""
-        return sorted((self.path / "profiles").glob("*.json"))
+        return sorted(path for path in (self.path / "profiles").glob("*.json") if not is_temporary(path))
 
     def profiles(self) -> Iterator[Profile]:
         """The profiles of all devices that this zoo was measured on, in order of their names."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fleetfoot.errors import ModelError
-from fleetfoot.modules import import_from_here
+from fleetfoot.modules import call_theirs, function_from_here, import_from_here
 from fleetfoot.silence import silenced
 from zoo.backend import keras, tf
 
@@ -49,12 +49,7 @@ def call_builder(name: str) -> Any:
         UsageError: no such function.
         ModelError: it raises, or returns something else.
     """
-    module, _, function = name.partition(":")
-    build = import_from_here(module, function)
-    try:
-        network = build()
-    except Exception as error:  # somebody else's code may raise anything
-        raise ModelError(f"{name}() raised {type(error).__name__}: {error}") from error
+    network = call_theirs(name, function_from_here(name), ModelError)
     if not isinstance(network, keras.Model):
         raise ModelError(f"{name}() returned a {type(network).__name__}, and must return a Keras model")
     return network

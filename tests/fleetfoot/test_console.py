@@ -230,7 +230,8 @@ def test_any_option_may_come_from_the_file_under_its_name_on_the_command_line(tm
     path = config(tmp_path, f"out: {tmp_path}/zoo\nlow-rank: [0.5]\nepochs: 2\ndata: no-such-data\n")
     refused = run("build-zoo", "--config", path)
     assert refused.returncode == 2
-    assert refused.stderr == "build-zoo: unknown dataset 'no-such-data': there is digits (see build-zoo --help)\n"
+    assert refused.stderr.startswith("build-zoo: unknown dataset 'no-such-data': there is digits, ")
+    assert refused.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
