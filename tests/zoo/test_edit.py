@@ -126,6 +126,7 @@ def test_the_other_variants_and_what_is_known_of_them_stay(zoo_copy: Path, broug
     assert table[: len(rows)].drop(columns="probabilities").equals(rows.drop(columns="probabilities"))
 
 
+@pytest.mark.slow
 def test_a_variant_is_brought_and_removed_by_command_and_the_premodel_trained_anew(
     zoo_copy: Path, brought: Path
 ) -> None:
@@ -305,6 +306,7 @@ def replace_base(path: Path, network: Any) -> None:
     msgspec.structs.replace(zoo.manifest, variants=(base, *others)).write(path / Zoo.MANIFEST)
 
 
+@pytest.mark.slow
 def test_a_constant_answer_is_refused_however_often_the_base_model_gives_it(
     call: Call, zoo_copy: Path, base: Any, tmp_path: Path
 ) -> None:

@@ -241,7 +241,11 @@ def assert_same_weights(one: Any, other: Any) -> None:
 
 @pytest.mark.parametrize(
     ("moments", "augmentations"),
-    [([0], ()), ([2], ()), ([1, 4], ("shift",))],
+    [
+        pytest.param([0], (), marks=pytest.mark.slow),
+        pytest.param([2], (), marks=pytest.mark.slow),
+        ([1, 4], ("shift",)),
+    ],
     ids=["at once", "later", "twice, augmented"],
 )
 def test_a_training_that_was_stopped_ends_with_the_weights_of_one_that_was_not(
@@ -305,6 +309,7 @@ train(small(), quarter(load_dataset("digits")), epochs=400, checkpoint=Path(sys.
 """
 
 
+@pytest.mark.slow
 def test_whenever_a_training_is_killed_there_is_a_whole_state_to_go_on_from(data: TrainingData, tmp_path: Path) -> None:
     wanted = 0
     for _ in range(2):
@@ -466,6 +471,7 @@ def test_in_float32_a_network_is_itself(trained: Any) -> None:
     assert finetune._in_precision(trained, "float32") is trained
 
 
+@pytest.mark.slow
 def test_a_network_trained_in_mixed_precision_stays_float32_and_learns(
     data: TrainingData, untrained: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,7 +147,9 @@ def test_a_network_that_integers_ruin_is_spared_by_its_accuracy(tmp_path: Path) 
 WAVEFORM = InputSpec(kind="audio", shape=(4000,), dtype="float32", minimum=-1, maximum=1, sampling_rate=8000)
 
 
-@pytest.mark.parametrize("numbers", QUANTIZATIONS)
+@pytest.mark.parametrize(
+    "numbers", [pytest.param(name, marks=() if name == "int8" else pytest.mark.slow) for name in QUANTIZATIONS]
+)
 def test_an_audio_front_end_outlives_every_format(tmp_path: Path, numbers: str) -> None:
     make_deterministic(0)
     network = ARCHITECTURES["ds-cnn"](WAVEFORM, 4)

@@ -264,6 +264,7 @@ print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 """
 
 
+@pytest.mark.slow
 def test_real_archives_are_read_in_little_memory() -> None:
     path = real_data("cifar10")
     child = subprocess.run(
