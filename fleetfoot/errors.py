@@ -91,3 +91,8 @@ class OverBudgetError(RequestError):
 
 class ServiceError(FleetfootError):
     """A service that cannot start, or cannot be reached."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, or its type where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

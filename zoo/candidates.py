@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 import zoo.architectures  # noqa: F401 - registers the layers that base models may have
-from fleetfoot.errors import DamagedFileError, ModelError, UsageError
+from fleetfoot.errors import DamagedFileError, ModelError, UsageError, first_line
 from fleetfoot.files import sha256
 from zoo.backend import keras, make_deterministic
 from zoo.batches import TrainingData
@@ -50,9 +50,8 @@ class Bench(NamedTuple):
         try:
             return cls(zoo, keras.saving.load_model(base_path(zoo), compile=False), data)
         except Exception as error:  # Keras raises whatever went wrong inside
-            reason = str(error).splitlines()[0]
             raise DamagedFileError(
-                f"{base_path(zoo)} cannot be read ({reason}): delete it, and the same command makes it again"
+                f"{base_path(zoo)} cannot be read ({first_line(error)}): delete it, and the same command makes it again"
             ) from None
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fleetfoot.errors import ModelError
+from fleetfoot.errors import ModelError, first_line
 from fleetfoot.modules import call_theirs, function_from_here, import_from_here
 from fleetfoot.silence import silenced
 from zoo.backend import keras, tf
@@ -101,8 +101,7 @@ def _explained(path: Path, load: Callable[[], Any]) -> Any:
                 f"{path} has a Lambda layer, whose code a file may not bring: replace it by a layer of its own class, "
                 "decorated with keras.saving.register_keras_serializable, and name its module with --custom-objects"
             ) from None
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ModelError(f"{path} cannot be loaded as a Keras model: {reason}") from None
+        raise ModelError(f"{path} cannot be loaded as a Keras model: {first_line(error)}") from None
 
 
 def _major(version: str) -> int:
@@ -148,7 +147,7 @@ def _read_saved_model(path: Path) -> Any:
                 session, graph.as_graph_def(), [answer.name.split(":")[0]]
             )
     except (tf.errors.OpError, OSError, RuntimeError, ValueError) as error:
-        raise ModelError(f"{path} cannot be loaded as a SavedModel: {str(error).splitlines()[0]}") from None
+        raise ModelError(f"{path} cannot be loaded as a SavedModel: {first_line(error)}") from None
     _drop_unused_functions(frozen)
     batch, *shape = [None if size.size < 0 else size.size for size in source.tensor_shape.dim]
     if batch is not None:

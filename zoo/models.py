@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fleetfoot.console import note
-from fleetfoot.errors import ModelError, UsageError
+from fleetfoot.errors import ModelError, UsageError, first_line
 from zoo.architectures import ARCHITECTURES, DEFAULT_ARCHITECTURE
 from zoo.backend import keras, tf
 from zoo.catalog import InputSpec
@@ -142,7 +142,7 @@ def _conform(model: Any, dataset: Dataset, name: str, examples: Indices | None) 
     try:
         model = _with_probabilities(_in_float32(model, dataset.input), name)
     except (ValueError, TypeError, tf.errors.OpError) as error:
-        raise ModelError(f"{name} cannot take inputs of {dataset.name}: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"{name} cannot take inputs of {dataset.name}: {first_line(error)}") from error
     if _scales_its_input(model):
         note("the scaling of the inputs is inside the model")
         return _with_raw_input(model, dataset.input, None)

@@ -21,7 +21,7 @@ from ai_edge_quantizer import qtyping
 from ai_edge_quantizer.algorithm_manager import AlgorithmName
 from ai_edge_quantizer.quantizer import Quantizer
 
-from fleetfoot.errors import ExportError
+from fleetfoot.errors import ExportError, first_line
 from fleetfoot.silence import silenced
 
 Operation = qtyping.TFLOperationName
@@ -126,7 +126,7 @@ def _explained(numbers: str) -> Iterator[None]:
         try:
             yield
         except (RuntimeError, ValueError, KeyError) as error:
-            raise ExportError(f"the network cannot be made {numbers}: {str(error).splitlines()[0]}") from error
+            raise ExportError(f"the network cannot be made {numbers}: {first_line(error)}") from error
 
 
 def weighted_operators(model: bytes) -> list[str]:

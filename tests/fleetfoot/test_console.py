@@ -129,6 +129,17 @@ def test_a_real_command_without_its_argument_is_wrong_usage() -> None:
     assert failed.stderr == "inspect-zoo: Missing argument 'ZOO'. (see inspect-zoo --help)\n"
 
 
+def assert_ctrl_c_ends(script: Path) -> None:
+    """Interrupts a script that runs a command called ``wait``, once it has said that it is ready."""
+    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert stderr.strip() == "wait: interrupted"
+
+
 def test_ctrl_c_ends_a_command_with_one_line(tmp_path: Path) -> None:
     script = tmp_path / "wait.py"
     script.write_text(
@@ -140,13 +151,7 @@ def test_ctrl_c_ends_a_command_with_one_line(tmp_path: Path) -> None:
         "    time.sleep(60)\n"
         "wait()\n"
     )
-    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert stderr.strip() == "wait: interrupted"
+    assert_ctrl_c_ends(script)
 
 
 def test_ctrl_c_is_not_lost_when_it_comes_while_an_object_is_finalized(tmp_path: Path) -> None:
@@ -165,13 +170,7 @@ def test_ctrl_c_is_not_lost_when_it_comes_while_an_object_is_finalized(tmp_path:
         "        time.sleep(0.1)\n"
         "wait()\n"
     )
-    process = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert stderr.strip() == "wait: interrupted"
+    assert_ctrl_c_ends(script)
 
 
 def test_a_reader_that_goes_away_causes_no_traceback(finished_zoo: Path) -> None:

@@ -496,6 +496,15 @@ def stopped(command: list[object], zoo: Path, moment: Moment, how: signal.Signal
     return process.returncode, err
 
 
+def assert_finishes_as(reference: Path, zoo: Path, few: list[str]) -> None:
+    """The same command finishes a build that was stopped, and makes what one makes that was left alone."""
+    finished = run("build-zoo", "--out", zoo, *few)
+    assert finished.returncode == 0, finished.stderr
+    assert Manifest.read(zoo / "zoo.json").variants == Manifest.read(reference / "zoo.json").variants
+    assert list(Zoo.open(zoo).problems()) == []
+    assert not list(zoo.rglob(".half-written-*"))
+
+
 def test_a_build_that_is_interrupted_and_then_killed_ends_as_one_that_was_left_alone(
     tmp_path: Path, reference: Path, few: list[str]
 ) -> None:
@@ -512,11 +521,7 @@ def test_a_build_that_is_interrupted_and_then_killed_ends_as_one_that_was_left_a
     assert status == -signal.SIGKILL, err
     assert not (zoo / "zoo.json").exists()
 
-    finished = run("build-zoo", "--out", zoo, *few)
-    assert finished.returncode == 0, finished.stderr
-    assert Manifest.read(zoo / "zoo.json").variants == Manifest.read(reference / "zoo.json").variants
-    assert list(Zoo.open(zoo).problems()) == []
-    assert not list(zoo.rglob(".half-written-*"))
+    assert_finishes_as(reference, zoo, few)
 
 
 @pytest.mark.slow
@@ -528,11 +533,7 @@ def test_a_build_that_is_killed_at_every_stage_ends_as_one_that_was_left_alone(
     moments = [begun, writing, first_made, all_but_one_made, writing, profiled, recorded]
     for moment in moments:
         stopped([BIN / "build-zoo", "--out", zoo, *few], zoo, moment, signal.SIGKILL)
-    finished = run("build-zoo", "--out", zoo, *few)
-    assert finished.returncode == 0, finished.stderr
-    assert Manifest.read(zoo / "zoo.json").variants == Manifest.read(reference / "zoo.json").variants
-    assert list(Zoo.open(zoo).problems()) == []
-    assert not list(zoo.rglob(".half-written-*"))
+    assert_finishes_as(reference, zoo, few)
 
 
 @pytest.mark.slow
