@@ -32,7 +32,7 @@ bench: .venv/ready
 # Pins the newest versions that setup.cfg allows, for every supported Python at once.
 lock: .venv/ready
 	$(TOOLS) uv pip compile --universal --python-version 3.11 --no-header --quiet --upgrade --generate-hashes \
-		--extra build --extra test --extra dev --constraint constraints.txt --output-file requirements.lock setup.cfg
+		--extra build --extra android --extra test --extra dev --constraint constraints.txt --output-file requirements.lock setup.cfg
 
 clean:
 	rm -rf .venv demo-zoo

@@ -25,6 +25,8 @@ from fleetfoot.errors import FleetfootError
 
 _RETRY_SECONDS = 0.05
 
+_bar_shown = threading.Lock()
+
 _stderr = Console(stderr=True, highlight=False)
 _stdout = Console(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else 140)
 
@@ -58,7 +60,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     """Prints a table on standard output; all but the first column are right-aligned."""
     table = Table(title=Text(title), title_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold", no_wrap=index == 0)
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))
     _stdout.print(table)
@@ -68,8 +70,20 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 def progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Shows a progress bar; yields the function that moves it on by a number of steps, of ``total`` if that is known.
 
-    Nothing is shown when standard error is no terminal, or with ``--quiet``.
+    Nothing is shown when standard error is no terminal, or with ``--quiet``, or beside a bar that is shown already.
     """
+    if not _bar_shown.acquire(blocking=False):
+        yield lambda steps: None
+        return
+    try:
+        with _shown_progress(description, total) as advance:
+            yield advance
+    finally:
+        _bar_shown.release()
+
+
+@contextmanager
+def _shown_progress(description: str, total: int | None) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     shown = _stderr.is_terminal and not _stderr.quiet
     with Progress(*columns, console=_stderr, disable=not shown, transient=True) as bar:

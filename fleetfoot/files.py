@@ -60,9 +60,10 @@ def sha256(path: Path) -> str:
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A JSON file with a schema version; subclasses declare the fields and the version they write."""
+    """A JSON file with a schema version; subclasses declare the fields, and the versions they write and read."""
 
     SCHEMA_VERSION: ClassVar[int] = 1
+    OLDEST_READ: ClassVar[int] = 1
 
     schema_version: int = 0
 
@@ -77,7 +78,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
         Raises:
             NotAZooError: there is no such file.
-            SchemaError: the file is no such document, or was written by a newer version.
+            SchemaError: the file is no such document, or was written by a newer version, or by one too old.
         """
         try:
             data = path.read_bytes()
@@ -89,6 +90,10 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 raise SchemaError(
                     f"{path} has schema_version {version}, and this Fleetfoot reads up to "
                     f"{cls.SCHEMA_VERSION}: upgrade fleetfoot"
+                )
+            if version < cls.OLDEST_READ:
+                raise SchemaError(
+                    f"{path} was written by an older Fleetfoot, whose form is no longer read: make it anew"
                 )
             return msgspec.json.decode(data, type=cls)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

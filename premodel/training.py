@@ -21,10 +21,11 @@ from premodel.evaluation import BudgetReport, Costs, apgr, planned_ms, report_bu
 from premodel.features import compute_array, feature_names
 from premodel.plan import ESTIMATE_FILE, ESTIMATE_SIGNATURE, Plan, Stage
 from premodel.policy import Objective
-from profiling.device import Device, connect_device
+from profiling.device import Device, connected
 from profiling.profile import Profile, Target
 from zoo.catalog import Zoo
 from zoo.outcomes import Outcomes
+from zoo.profiles import require_all
 from zoo.record import BuildRecord
 
 FEATURES_FILE = "features.parquet"
@@ -72,26 +73,30 @@ def train_premodel(path: Path, device_uri: str) -> list[Evaluation]:
     profiles = _current_profiles(zoo)
     outcomes = Outcomes.read(path / Outcomes.FILE)
     outcomes.require_current(zoo.hashes)
-    route, test = _tables(zoo, outcomes)
+    with connected(device_uri) as device:
+        return _train(zoo, device, profiles, outcomes)
 
-    device = connect_device(device_uri)
+
+def _train(zoo: Zoo, device: Device, profiles: Sequence[Profile], outcomes: Outcomes) -> list[Evaluation]:
     if device.info().id not in {profile.device_id for profile in profiles}:
-        raise StaleError(f"{path} has no profile of {device.info().id}: run build-zoo on it first")
+        raise StaleError(f"{zoo.path} has no profile of {device.info().id}: run profile-zoo on it first")
+    route, _ = _tables(zoo, outcomes)
     estimator = fit_linear(*route)
-    unseen = cross_validated_probabilities(*route, seed=BuildRecord.read(path / BuildRecord.FILE).options.seed)
-    compile_linear(estimator, zoo.manifest.input, path / ESTIMATE_FILE)
-    costs = _estimate_costs(path, device, profiles)
+    unseen = cross_validated_probabilities(*route, seed=BuildRecord.read(zoo.path / BuildRecord.FILE).options.seed)
+    compile_linear(estimator, zoo.manifest.input, zoo.path / ESTIMATE_FILE)
+    costs = _estimate_costs(zoo.path, device, profiles)
     return [
-        _plan_device(zoo, profile, outcomes, costs[profile.device_id], route, unseen, test, estimator)
+        _plan_device(zoo, profile, _outcomes_on(zoo, profile.device_id) or outcomes, costs[profile.device_id],
+                     unseen, estimator)
         for profile in profiles
-    ]
+    ]  # fmt: skip
 
 
 def _plan_device(
-    zoo: Zoo, profile: Profile, outcomes: Outcomes, cost: _EstimateCost, route: Table, unseen: Any, test: Table,
-    estimator: LinearEstimator,
-) -> Evaluation:  # fmt: skip
-    """Writes the plan and the evaluation for one device."""
+    zoo: Zoo, profile: Profile, outcomes: Outcomes, cost: _EstimateCost, unseen: Any, estimator: LinearEstimator
+) -> Evaluation:
+    """Writes the plan and the evaluation for one device, whose own outcomes count where there are any."""
+    route, test = _tables(zoo, outcomes)
     costs = _costs(zoo, profile, cost.stage.mean_ms)
     recorded = outcomes.accuracy("route")
     table = {name: recorded[name] for name in zoo.variants}
@@ -139,10 +144,24 @@ def _pays(reports: Sequence[BudgetReport]) -> bool:
 def _current_profiles(zoo: Zoo) -> list[Profile]:
     profiles = [profile for profile in zoo.profiles() if profile.covers(zoo.hashes)]
     for stale in (profile for profile in zoo.profiles() if not profile.covers(zoo.hashes)):
-        warn(f"the profile of {stale.device_id} is of other variants, and is left out: run build-zoo anew")
+        warn(f"the profile of {stale.device_id} is of other variants, and is left out: run profile-zoo on it")
     if not profiles:
-        raise NotAZooError(f"{zoo.path} has no current profile: run build-zoo anew")
+        raise NotAZooError(f"{zoo.path} has no current profile: run profile-zoo")
     return profiles
+
+
+def _outcomes_on(zoo: Zoo, device_id: str) -> Outcomes | None:
+    """What the variants answered on a device itself, if they were run there as they are."""
+    path = Outcomes.path(zoo.path, device_id)
+    if not path.exists():
+        return None
+    outcomes = Outcomes.read(path)
+    try:
+        outcomes.require_current(zoo.hashes)
+    except StaleError:
+        warn(f"{path} is of other variants, and is left out: run profile-zoo --accuracy on that device")
+        return None
+    return outcomes
 
 
 def _tables(zoo: Zoo, outcomes: Outcomes) -> tuple[Table, Table]:
@@ -199,6 +218,7 @@ def _estimate_costs(path: Path, device: Device, profiles: Iterable[Profile]) -> 
     the variants are there, and the plan says so.
     """
     here = device.measure([Target(ESTIMATE_SIGNATURE, path / ESTIMATE_FILE, ESTIMATE_SIGNATURE)])
+    require_all(here)
     latency = here.measurements[ESTIMATE_SIGNATURE].latency
     by_id = {profile.device_id: profile for profile in profiles}
     reference = by_id[here.device_id]

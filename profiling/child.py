@@ -1,6 +1,6 @@
-"""The process that holds one model while it is measured: ``python -m profiling.child FILE SIGNATURE THREADS``.
+"""The process that holds one model while it is measured: ``python -m profiling.child JSON``.
 
-It answers each line on standard input, a number of runs, with a line of JSON; 0 ends it.
+It is told what to open as its argument, and answers each line of JSON on standard input with one on standard output.
 """
 
 from __future__ import annotations
@@ -8,71 +8,130 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
 
 from fleetfoot.errors import FleetfootError
-from profiling.invoke import Model, Runner
+from profiling.invoke import Model, Runner, pin
 
-_UNRECORDED_RUNS = 2
+_WARM_UP_RUNS = 3
+_WARM_UP_SECONDS = 0.2
 
 
-class Opened(msgspec.Struct):
-    """The model is loaded and warm."""
+class Opening(msgspec.Struct, kw_only=True):
+    """What the process is started with; no memory limit is 0."""
+
+    path: str
+    signature: str
+    threads: int
+    cpus: tuple[int, ...]
+    max_memory_bytes: int = 0
+
+
+class Opened(msgspec.Struct, tag=True):
+    """The model is loaded and warm; a run takes about ``run_ms``."""
 
     load_ms: float
     first_ms: float
+    run_ms: float
 
 
-class Samples(msgspec.Struct):
+class Run(msgspec.Struct, tag=True):
+    """Time so many runs, after some that are not recorded."""
+
+    runs: int
+    unrecorded: int
+
+
+class Samples(msgspec.Struct, tag=True):
     """The latencies of the runs asked for."""
 
     samples_ms: list[float]
 
 
-class Done(msgspec.Struct):
+class Answer(msgspec.Struct, tag=True):
+    """Run the inputs in one .npy file, one by one, and write the outputs to another."""
+
+    inputs: str
+    outputs: str
+
+
+class Answered(msgspec.Struct, tag=True):
+    """The outputs are written."""
+
+
+class Finish(msgspec.Struct, tag=True):
+    """Say what was used, and end."""
+
+
+class Done(msgspec.Struct, tag=True):
     """The most memory that loading and running the model added."""
 
     peak_memory_bytes: int
 
 
-def main(path: Path, signature: str, threads: int) -> None:
-    """Serves the parent until it says 0 or goes away."""
+def main(opening: Opening) -> None:
+    """Serves the parent until it has enough or goes away."""
     import ai_edge_litert.interpreter  # noqa: F401 (its memory and time are not the model's)
 
+    _be_first_to_go()
+    pin(opening.cpus)
     idle_bytes = _peak_bytes()
+    if opening.max_memory_bytes:
+        limit = idle_bytes + opening.max_memory_bytes
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     start = time.perf_counter()
-    runner = Model(path, threads).runner(signature)
+    model = Model(Path(opening.path), opening.threads)
+    run = model.exercise(opening.signature)
     loaded = time.perf_counter()
-    x = _random_input(runner)
-    runner(x)
-    _answer(Opened(load_ms=(loaded - start) * 1e3, first_ms=(time.perf_counter() - loaded) * 1e3))
-    runner.warm_up()
+    run()
+    first = time.perf_counter()
+    _reply(Opened(load_ms=(loaded - start) * 1e3, first_ms=(first - loaded) * 1e3, run_ms=_warm_up(run)))
     for line in sys.stdin:
-        runs = int(line)
-        if runs == 0:
-            break
-        _answer(Samples(samples_ms=_time_runs(runner, x, runs)))
-    _answer(Done(peak_memory_bytes=_peak_bytes() - idle_bytes))
+        match msgspec.json.decode(line, type=Run | Answer | Finish):
+            case Run(runs, unrecorded):
+                _reply(Samples(_time_runs(run, runs, unrecorded)))
+            case Answer(inputs, outputs):
+                _answer(model.runner(opening.signature), Path(inputs), Path(outputs))
+                _reply(Answered())
+            case Finish():
+                break
+    _reply(Done(peak_memory_bytes=_peak_bytes() - idle_bytes))
 
 
-def _time_runs(runner: Runner, x: np.ndarray[Any, Any], runs: int) -> list[float]:
-    for _ in range(_UNRECORDED_RUNS):  # another process had the core and its caches in between
-        runner(x)
+def _warm_up(run: Callable[[], object]) -> float:
+    """Runs a few times, and for as long as clocks take to rise; returns about what a run takes, in ms."""
+    samples = _time_runs(run, _WARM_UP_RUNS, 0)
+    while sum(samples) < _WARM_UP_SECONDS * 1e3:
+        samples += _time_runs(run, 1, 0)
+    return float(np.median(samples))
+
+
+def _time_runs(run: Callable[[], object], runs: int, unrecorded: int) -> list[float]:
+    for _ in range(unrecorded):  # another process had the core and its caches in between
+        run()
     samples = []
     for _ in range(runs):
         start = time.perf_counter_ns()
-        runner(x)
+        run()
         samples.append((time.perf_counter_ns() - start) / 1e6)
     return samples
 
 
-def _random_input(runner: Runner) -> np.ndarray[Any, Any]:
-    values = np.random.default_rng(0).uniform(0, 1, runner.input.shape)
-    return values.astype(runner.input.dtype)
+def _answer(runner: Runner, inputs: Path, outputs: Path) -> None:
+    answers = runner.each(np.load(inputs))
+    with outputs.open("wb") as file:
+        np.save(file, answers.astype(np.float32, copy=False))
+
+
+def _be_first_to_go() -> None:
+    """When memory runs out, the system ends this process rather than the one that measures."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def _peak_bytes() -> int:
@@ -83,13 +142,15 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
-def _answer(message: msgspec.Struct) -> None:
+def _reply(message: msgspec.Struct) -> None:
     sys.stdout.write(msgspec.json.encode(message).decode() + "\n")
     sys.stdout.flush()
 
 
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+        main(msgspec.json.decode(sys.argv[1], type=Opening))
     except FleetfootError as error:
         sys.exit(str(error))
+    except MemoryError:
+        sys.exit("it needs more memory than it may have")

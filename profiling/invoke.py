@@ -5,13 +5,15 @@ Measuring and serving through the same code is what makes a profile hold in the 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from fleetfoot.errors import ModelError
+from fleetfoot.errors import DeviceError, ModelError, first_line
 from fleetfoot.silence import silenced
 
 Array = npt.NDArray[Any]
@@ -23,6 +25,21 @@ class TensorSpec(NamedTuple):
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+
+
+def pin(cpus: Iterable[int]) -> None:
+    """Keeps this thread, and those that it starts from now on, on some processor cores; on all where none is named.
+
+    Raises:
+        DeviceError: there is no such core, or the system does not pin.
+    """
+    if not (wanted := set(cpus)):
+        return
+    try:
+        os.sched_setaffinity(0, wanted)
+    except (AttributeError, OSError):
+        there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else "none that can be chosen"
+        raise DeviceError(f"cannot run on cores {sorted(wanted)}: there are {there}") from None
 
 
 class Model:
@@ -40,19 +57,57 @@ class Model:
                 self._interpreter.allocate_tensors()
             self.signatures: tuple[str, ...] = tuple(self._interpreter.get_signature_list())
         except (ValueError, RuntimeError) as error:
-            raise ModelError(f"{path} is no LiteRT model that can be run here: {error}") from None
-        if not self.signatures:
-            raise ModelError(f"{path} has no signature: export it with one, as current converters do")
+            raise ModelError(f"{path} is no LiteRT model that can be run here: {first_line(error)}") from None
+        self._path = path
 
     def runner(self, signature: str) -> Runner:
         """The function behind a signature.
 
         Raises:
-            ModelError: no such signature, or one with several inputs or outputs.
+            ModelError: no such signature, one with several inputs or outputs, or with some that cannot be filled.
         """
+        self._require_signature(signature)
+        return Runner(self._interpreter.get_signature_runner(signature))
+
+    def exercise(self, signature: str) -> Callable[[], object]:
+        """What runs the model once on random inputs: through a runner where there is one input and one output.
+
+        Args:
+            signature: one of the model's; empty for a file without any, whose tensors are used as they are.
+
+        Raises:
+            ModelError: no such signature, or inputs of no fixed size or of no numbers.
+        """
+        if not self.signatures and not signature:
+            return self._exercise_tensors()
+        self._require_signature(signature)
+        run = self._interpreter.get_signature_runner(signature)
+        inputs = run.get_input_details()
+        if len(inputs) == len(run.get_output_details()) == 1:
+            runner = Runner(run)
+            x = _random(runner.input)
+            return lambda: runner(x)
+        arrays = {name: _random(_raw_spec(name, detail)) for name, detail in inputs.items()}
+        return lambda: run(**arrays)
+
+    def _exercise_tensors(self) -> Callable[[], object]:
+        details = self._interpreter.get_input_details()
+        arrays = [(detail["index"], _random(_raw_spec(detail["name"], detail))) for detail in details]
+        outputs = [detail["index"] for detail in self._interpreter.get_output_details()]
+
+        def run() -> object:
+            for index, array in arrays:
+                self._interpreter.set_tensor(index, array)
+            self._interpreter.invoke()
+            return [self._interpreter.get_tensor(index) for index in outputs]
+
+        return run
+
+    def _require_signature(self, signature: str) -> None:
+        if not self.signatures:
+            raise ModelError(f"{self._path} has no signature: export it with one, as current converters do")
         if signature not in self.signatures:
             raise ModelError(f"no signature {signature!r}: there are {', '.join(self.signatures)}")
-        return Runner(self._interpreter.get_signature_runner(signature))
 
 
 class Runner:
@@ -82,6 +137,10 @@ class Runner:
         given = self._input_code.encode(x) if self._input_code else x.astype(self.input.dtype, copy=False)
         output: Array = self._run(**{self.input.name: given})[self.output.name]
         return self._output_code.decode(output) if self._output_code else output
+
+    def each(self, x: Any) -> Array:
+        """Runs inputs of shape (n, …), which may be anything that can be sliced, one at a time; outputs (n, …)."""
+        return np.concatenate([self(x[index : index + 1]) for index in range(len(x))])
 
     @property
     def output_step(self) -> float:
@@ -123,5 +182,31 @@ def _quantization(detail: dict[str, Any]) -> _Quantization | None:
 
 
 def _tensor_spec(name: str, detail: dict[str, Any]) -> TensorSpec:
-    dtype = np.dtype(np.float32) if _quantization(detail) else np.dtype(detail["dtype"])
-    return TensorSpec(name, tuple(int(size) for size in detail["shape"]), dtype)
+    raw = _raw_spec(name, detail)
+    return raw._replace(dtype=np.dtype(np.float32)) if _quantization(detail) else raw
+
+
+def _raw_spec(name: str, detail: Mapping[str, Any]) -> TensorSpec:
+    """A tensor as the file has it.
+
+    Raises:
+        ModelError: it holds text, or has a dimension other than the first whose size is left open.
+    """
+    dtype, shape = np.dtype(detail["dtype"]), tuple(int(size) for size in detail["shape"])
+    if dtype.kind not in "iufb":
+        raise ModelError(f"the tensor {name!r} holds text, and only numbers are supported")
+    if any(int(size) < 0 for size in detail["shape_signature"][1:]):
+        given = "×".join("?" if size < 0 else str(size) for size in detail["shape_signature"])
+        raise ModelError(f"the tensor {name!r} has no fixed size ({given}): export the model with one")
+    return TensorSpec(name, shape, dtype)
+
+
+def _random(spec: TensorSpec) -> Array:
+    """Numbers that any network takes: reals from 0 to 1, bytes, and of wider integers, which may be indices, zeros."""
+    random = np.random.default_rng(0)
+    if spec.dtype.kind == "f":
+        return random.uniform(0, 1, spec.shape).astype(spec.dtype)
+    if spec.dtype.itemsize == 1 and spec.dtype.kind in "iu":
+        limits = np.iinfo(spec.dtype)
+        return random.integers(limits.min, limits.max, spec.shape, spec.dtype, endpoint=True)
+    return np.zeros(spec.shape, spec.dtype)

@@ -2,141 +2,185 @@
 
 from __future__ import annotations
 
-import random
-import subprocess
-import sys
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Self, TypeVar
+from pathlib import Path
+from typing import Any
 
-import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from fleetfoot.console import progress
 from fleetfoot.errors import DeviceError
 from fleetfoot.files import sha256
-from profiling.child import Done, Opened, Samples
-from profiling.profile import DeviceInfo, Measurement, Profile, Target, this_device, tool_versions
-from profiling.statistics import Effort, measured_enough, summarize
+from profiling.energy import energy_of
+from profiling.load import busy_processes
+from profiling.process import ModelProcess
+from profiling.profile import Conditions, DeviceInfo, Measurement, Profile, Target, this_device, tool_versions
+from profiling.sampling import Turns, take_turns
+from profiling.stability import marks
+from profiling.statistics import Effort, paired_ratio, summarize
+from profiling.thermals import Clock, heat_up
 
-_BLOCK_RUNS = 20
-_SHUFFLE_SEED = 0
+_RUNTIME_BYTES = 60 << 20  # of a process with LiteRT and NumPy, before it opens a model
+_FILE_COPIES = 4  # a model's memory in sizes of its file: the file, packed weights, activations
 
-Reply = TypeVar("Reply", Opened, Samples, Done)
+Interrupt = Callable[[], None]
+Processes = Mapping[str, ModelProcess]
 
 
 class LocalDevice:
-    """The machine that this process runs on."""
+    """The machine that this process runs on.
+
+    Args:
+        max_memory_bytes: what a model may take; 0 for no limit but the machine's.
+        interrupt: called between runs while measuring; what it raises ends the measurement.
+    """
+
+    def __init__(self, max_memory_bytes: int = 0, interrupt: Interrupt = lambda: None) -> None:
+        self._max_memory_bytes = max_memory_bytes
+        self._interrupt = interrupt
 
     def info(self) -> DeviceInfo:
         """The machine's hardware."""
         return this_device()
 
-    def measure(self, targets: Sequence[Target], *, threads: int = 1, effort: Effort | None = None) -> Profile:
+    def measure(
+        self,
+        targets: Sequence[Target],
+        *,
+        conditions: Conditions = Conditions(),  # noqa: B008 (frozen)
+        effort: Effort = Effort(),  # noqa: B008 (frozen)
+        operators: bool = False,
+    ) -> Profile:
         """Measures the targets in turns of a few runs, the order shuffled each round, one at a time.
 
+        Of more models than memory holds, as many at a time as it does, the first of all among them each time.
+
         Raises:
-            DeviceError: a child could not load its model, or died.
+            DeviceError: ``conditions`` ask for what this machine has not.
         """
-        effort = effort or Effort()
-        with ExitStack() as stack:
-            children = {target: stack.enter_context(_Child(target, threads)) for target in targets}
-            samples = _sample_interleaved(children, effort)
-            measurements = {
-                target.name: Measurement(
-                    file_sha256=sha256(target.path),
-                    signature=target.signature,
-                    latency=summarize(samples[target]),
-                    load_ms=child.opened.load_ms,
-                    first_ms=child.opened.first_ms,
-                    peak_memory_bytes=child.finish().peak_memory_bytes,
-                )
-                for target, child in children.items()
-            }
+        _check(conditions)
         device = self.info()
+        measurements: dict[str, Measurement] = {}
+        failures: dict[str, str] = {}
+        with ExitStack() as stack:
+            if conditions.state == "contended":
+                stack.enter_context(busy_processes(device.cores))
+            advance = stack.enter_context(progress("profiling", len(targets)))
+            for group in _groups(targets, device.memory_bytes):
+                measured, failed = self._measure_group(group, conditions, effort)
+                measurements = measured | measurements  # the first of all keeps its first measurement
+                failures |= failed
+                advance(len(group))
         return Profile(
             device_id=device.id,
             device=device,
-            threads=threads,
+            conditions=conditions,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=tool_versions(),
-            measurements=measurements,
+            measurements={target.name: measurements[target.name] for target in targets if target.name in measurements},
+            failures=failures,
         )
 
+    def answer(self, target: Target, x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Runs a target in a child process on inputs of shape (n, …); returns its outputs, of shape (n, classes)."""
+        with tempfile.TemporaryDirectory() as directory:
+            inputs, outputs = Path(directory, "inputs.npy"), Path(directory, "outputs.npy")
+            np.save(inputs, x)
+            with ModelProcess(target, Conditions(), self._max_memory_bytes) as process:
+                process.answer(inputs, outputs)
+            answers: npt.NDArray[np.float32] = np.load(outputs)
+        return answers
 
-def _sample_interleaved(children: dict[Target, _Child], effort: Effort) -> dict[Target, list[float]]:
-    samples: dict[Target, list[float]] = {target: [] for target in children}
-    unfinished = list(children)
-    shuffle = random.Random(_SHUFFLE_SEED).shuffle  # noqa: S311 (an order, not a secret)
-    with progress("profiling", len(children)) as advance:
-        while unfinished:
-            shuffle(unfinished)
-            for target in unfinished:
-                samples[target] += children[target].run(_BLOCK_RUNS).samples_ms
-            remaining = [target for target in unfinished if not measured_enough(samples[target], effort)]
-            advance(len(unfinished) - len(remaining))
-            unfinished = remaining
-    return samples
+    def close(self) -> None:
+        """Nothing is left to end."""
+
+    def _measure_group(
+        self, targets: Sequence[Target], conditions: Conditions, effort: Effort
+    ) -> tuple[dict[str, Measurement], dict[str, str]]:
+        with ExitStack() as stack:
+            processes, failures = self._open(targets, conditions, stack)
+            runs = {name: process.run for name, process in processes.items()}
+            if conditions.state == "sustained":
+                heat_up(runs, self._interrupt)
+            clock = Clock()
+
+            def after_round(_: Turns[str]) -> None:
+                clock.read()
+                self._interrupt()
+
+            run_ms = {name: process.opened.run_ms for name, process in processes.items()}
+            turns = take_turns(runs, run_ms, effort, after_round=after_round)
+            failures |= turns.failures
+            measurements = {}
+            for target in targets:
+                if target.name in processes and target.name not in failures:
+                    try:
+                        measurements[target.name] = _measurement(
+                            target, processes[target.name], turns, targets[0].name, clock.throttled
+                        )
+                    except DeviceError as error:
+                        failures[target.name] = str(error)
+        return measurements, failures
+
+    def _open(
+        self, targets: Sequence[Target], conditions: Conditions, stack: ExitStack
+    ) -> tuple[dict[str, ModelProcess], dict[str, str]]:
+        """The processes of the targets that can be opened, which the stack ends, and why the others cannot."""
+        processes: dict[str, ModelProcess] = {}
+        failures: dict[str, str] = {}
+        for target in targets:
+            self._interrupt()
+            try:
+                process = stack.enter_context(ModelProcess(target, conditions, self._max_memory_bytes))
+                processes[target.name] = process
+            except DeviceError as error:
+                failures[target.name] = str(error)
+        return processes, failures
 
 
-class _Child:
-    """A process that holds one model and runs it when told to."""
+def _measurement(
+    target: Target, process: ModelProcess, turns: Turns[str], reference: str, throttled: bool
+) -> Measurement:
+    blocks = turns[target.name]
+    comparable = reference != target.name and reference not in turns.failures and reference in turns
+    return Measurement(
+        file_sha256=sha256(target.path),
+        signature=target.signature,
+        latency=summarize(blocks),
+        relative=paired_ratio(blocks, turns[reference]) if comparable else None,
+        load_ms=process.opened.load_ms,
+        first_ms=process.opened.first_ms,
+        unstable=marks(blocks, throttled=throttled),
+        energy=energy_of(process.run, process.opened.run_ms),
+        peak_memory_bytes=process.finish().peak_memory_bytes,
+    )
 
-    def __init__(self, target: Target, threads: int) -> None:
-        self._target = target
-        self._process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
-            [sys.executable, "-m", "profiling.child", str(target.path), target.signature, str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        self.opened: Opened
 
-    def __enter__(self) -> Self:
-        try:
-            self.opened = self._reply(Opened)
-        except BaseException:
-            self._close()
-            raise
-        return self
+def _check(conditions: Conditions) -> None:
+    if conditions.delegate not in ("cpu", "xnnpack"):
+        raise DeviceError(f"this machine has no delegate {conditions.delegate}: it computes on its processor")
+    if missing := set(conditions.cpus) - set(range(os.cpu_count() or 1)):
+        raise DeviceError(f"there is no core {min(missing)} here: cores are numbered 0 to {(os.cpu_count() or 1) - 1}")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._close()
 
-    def run(self, runs: int) -> Samples:
-        """Times ``runs`` runs."""
-        self._send(str(runs))
-        return self._reply(Samples)
+def _groups(targets: Sequence[Target], memory_bytes: int) -> Iterator[list[Target]]:
+    """The targets, as many at once as half of the memory holds, each time with the first of all in front."""
+    if not targets:
+        return
+    reference, group = targets[0], [targets[0]]
+    for target in targets[1:]:
+        if sum(_expected_bytes(one) for one in (*group, target)) > memory_bytes / 2 and len(group) > 1:
+            yield group
+            group = [reference]
+        group.append(target)
+    yield group
 
-    def finish(self) -> Done:
-        """Asks for the peak memory; the child ends."""
-        self._send("0")
-        return self._reply(Done)
 
-    def _send(self, line: str) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(f"{line}\n".encode())
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._died() from None
-
-    def _reply(self, kind: type[Reply]) -> Reply:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise self._died()
-        return msgspec.json.decode(line, type=kind)
-
-    def _died(self) -> DeviceError:
-        _, stderr = self._process.communicate()
-        lines = stderr.decode(errors="replace").strip().splitlines()
-        reason = lines[-1] if lines else f"its process ended with status {self._process.returncode}"
-        return DeviceError(f"{self._target.name} cannot be measured here: {reason}")
-
-    def _close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+def _expected_bytes(target: Target) -> int:
+    size = target.path.stat().st_size if target.path.exists() else 0
+    return _RUNTIME_BYTES + _FILE_COPIES * size

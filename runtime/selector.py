@@ -27,6 +27,7 @@ from fleetfoot.errors import (
 from fleetfoot.files import sha256
 from premodel.plan import ESTIMATE_FILE, Plan
 from premodel.policy import Choice, Objective, check_budget, choose
+from profiling.invoke import pin
 from profiling.profile import Profile, this_device
 from runtime.answers import Answer, Description, OnMiss, Stats
 from runtime.engine import Engine
@@ -67,20 +68,24 @@ class Selector:
         self._warm_up()
 
     @classmethod
-    def open(cls, path: Path | str, device: str = "auto") -> Selector:
+    def open(cls, path: Path | str, device: str = "auto", *, pinned: bool = False) -> Selector:
         """Opens a zoo for this device.
 
         Args:
             path: the zoo directory.
             device: the id of the device whose profile and plan hold here; ``"auto"`` finds this machine's.
+            pinned: whether this thread, and those that it starts, keep to the cores that were profiled.
 
         Raises:
             ZooError: the zoo cannot be used, or was never profiled.
             UsageError: no such device.
+            DeviceError: there are no such cores.
         """
         zoo = Zoo.open(path)
         profile = _find_profile(zoo, device)
-        return cls(zoo, Engine(zoo, profile.threads), profile, _find_plan(zoo, profile.device_id))
+        if pinned:
+            pin(profile.conditions.cpus)
+        return cls(zoo, Engine(zoo, profile.conditions.threads), profile, _find_plan(zoo, profile.device_id))
 
     def choose(
         self,
@@ -250,7 +255,7 @@ def _find_profile(zoo: Zoo, device: str) -> Profile:
     """The profile of a device, which must cover the variants as they are."""
     profiles = {profile.device_id: profile for profile in zoo.profiles() if profile.covers(zoo.hashes)}
     if not profiles:
-        raise NotAZooError(f"{zoo.path} has no current profile of any device: run build-zoo anew")
+        raise NotAZooError(f"{zoo.path} has no current profile of any device: run profile-zoo")
     wanted = this_device().id if device == "auto" else device
     if wanted in profiles:
         return profiles[wanted]

@@ -20,7 +20,7 @@ import msgspec
 from fleetfoot.console import be_quiet, note, progress, warn
 from fleetfoot.errors import NotAZooError, SchemaError, UsageError, ZooError
 from fleetfoot.files import atomic_path, is_document, is_temporary, remove_temporaries, sha256, write_bytes
-from profiling.device import Device, connect_device
+from profiling.device import connected
 from profiling.profile import Profile
 from zoo.backend import tf
 from zoo.base import begin_base, finish_base
@@ -30,9 +30,10 @@ from zoo.catalog import BUILT_FILES, Manifest, Variant, Zoo, profile_path
 from zoo.channels import can_be_cut
 from zoo.datasets import Dataset, Indices, Split, load_dataset, split_indices, takes_size
 from zoo.formats import register_custom_objects
-from zoo.measure import profile_variants, record_outcomes, with_outcomes
+from zoo.measure import record_outcomes, with_outcomes
 from zoo.models import Base, image_size
 from zoo.outcomes import Outcomes
+from zoo.profiles import profile_variants, require_all
 from zoo.record import BuildOptions, BuildRecord, model_sha256, tool_versions
 from zoo.search.journal import Journal, Trial
 from zoo.search.strategies import Proposal, Strategy, make_strategy
@@ -54,7 +55,8 @@ def build_zoo(out: Path, options: BuildOptions, *, jobs: int = 1, overwrite: boo
     Raises:
         FleetfootError: the data, the model or the options do not fit, or the directory holds something else.
     """
-    device = connect_device(options.device)
+    with connected(options.device) as device:  # rather than learn after hours that it is not there
+        device_id = device.info().id
     options, dataset = prepare(options)
     start = begin_base(options, dataset) if overwrite or not base_path(out).exists() else None
     _require_directory(out)
@@ -63,11 +65,11 @@ def build_zoo(out: Path, options: BuildOptions, *, jobs: int = 1, overwrite: boo
         record = _begin(out, options, dataset)
         if (out / Zoo.MANIFEST).exists():
             zoo = Zoo.open(out)
-            if not zoo.build_problems() and _is_profiled(out, zoo.hashes, device):
+            if not zoo.build_problems() and _is_profiled(out, zoo.hashes, device_id):
                 note(f"{out} is already built; --overwrite builds it anew")
                 return zoo
             _discard_damaged(zoo)
-        return _build(out, record, dataset, device, jobs, start)
+        return _build(out, record, dataset, device_id, jobs, start)
 
 
 def prepare(options: BuildOptions) -> tuple[BuildOptions, Dataset]:
@@ -93,7 +95,7 @@ def prepare(options: BuildOptions) -> tuple[BuildOptions, Dataset]:
 
 
 def _build(
-    out: Path, record: BuildRecord, dataset: Dataset, device: Device, jobs: int, start: Base | None = None
+    out: Path, record: BuildRecord, dataset: Dataset, device_id: str, jobs: int, start: Base | None = None
 ) -> Zoo:
     options, splits = record.options, record.indices()
     data = TrainingData.of(dataset, splits, options.augment)
@@ -103,7 +105,9 @@ def _build(
     journal = Journal(out / Journal.FILE)
     trials = list(_make_all(strategy, journal, bench, record, jobs))
     variants = _as_edited(out, [variant for trial in trials for variant in trial.variants])
-    _ensure_profile(out, variants, device)
+    if not _is_profiled(out, {variant.id: variant.sha256 for variant in variants}, device_id):
+        with connected(options.device) as device:  # when all training is over, so that none loads the device meanwhile
+            require_all(profile_variants(out, variants, device))
     outcomes = _ensure_outcomes(out, variants, dataset, splits)
     Manifest(
         name=out.resolve().name,
@@ -278,16 +282,10 @@ def _is_intact(out: Path, variant: Variant) -> bool:
     return intact
 
 
-def _ensure_profile(out: Path, variants: Sequence[Variant], device: Device) -> None:
-    """Measures when all training is over, so that none loads the device meanwhile."""
-    if not _is_profiled(out, {variant.id: variant.sha256 for variant in variants}, device):
-        profile_variants(out, variants, device)
-
-
-def _is_profiled(out: Path, hashes: Mapping[str, str], device: Device) -> bool:
+def _is_profiled(out: Path, hashes: Mapping[str, str], device_id: str) -> bool:
     """Whether there is a readable profile of the device that covers the variants."""
     try:
-        return Profile.read(profile_path(out, device.info().id)).covers(hashes)
+        return Profile.read(profile_path(out, device_id)).covers(hashes)
     except (NotAZooError, SchemaError):
         return False
 

@@ -13,8 +13,10 @@ import numpy.typing as npt
 
 from fleetfoot.errors import DamagedFileError, InputError, NotAZooError, SchemaError, StaleError, UsageError, ZooError
 from fleetfoot.files import Document, is_temporary, sha256
-from profiling.profile import Profile
+from profiling.profile import Conditions, Profile
 from zoo.recipe import Recipe
+
+_BESIDE = "+"
 
 BUILT_FILES = frozenset({"build.json", "base/model.keras", "outcomes.parquet"})
 """What a build makes beside the variants, whose hashes the manifest records."""
@@ -126,9 +128,16 @@ class Manifest(Document, frozen=True, kw_only=True):
                 raise ValueError(f"{variant.id} lacks the accuracy on {', '.join(sorted(missing))}")
 
 
-def profile_path(zoo: Path, device_id: str) -> Path:
-    """Where the profile of a device is kept in a zoo directory, finished or not."""
-    return zoo / "profiles" / f"{device_id}.json"
+def profile_path(zoo: Path, device_id: str, beside: Conditions | None = None) -> Path:
+    """Where the profile of a device is kept in a zoo directory, finished or not.
+
+    Args:
+        zoo: the directory.
+        device_id: the device's.
+        beside: the conditions of a profile other than the one that premodel and service go by.
+    """
+    name = device_id if beside is None else f"{device_id}{_BESIDE}{beside.slug or 'usual'}"
+    return zoo / "profiles" / f"{name}.json"
 
 
 class Zoo:
@@ -196,9 +205,10 @@ class Zoo:
         return sorted(path for path in (self.path / "profiles").glob("*.json") if not is_temporary(path))
 
     def profiles(self) -> Iterator[Profile]:
-        """The profiles of all devices that this zoo was measured on, in order of their names."""
+        """The profiles that premodel and service go by, one a device, in order of their names."""
         for path in self.profile_files():
-            yield Profile.read(path)
+            if _BESIDE not in path.stem:
+                yield Profile.read(path)
 
     def problems(self) -> list[str]:
         """What is wrong with the files of this zoo, a line each."""
@@ -222,7 +232,7 @@ class Zoo:
 
     def _require_profile(self, path: Path) -> None:
         if not Profile.read(path).covers(self.hashes):
-            raise StaleError(f"{path} is of other variants: run build-zoo anew")
+            raise StaleError(f"{path} is of other variants: run profile-zoo on that device")
 
     def _require_premodel(self, path: Path) -> None:
         try:

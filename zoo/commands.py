@@ -1,4 +1,4 @@
-"""The commands ``build-zoo`` and ``inspect-zoo``."""
+"""The commands ``build-zoo``, ``profile-zoo`` and ``inspect-zoo``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import msgspec
 
 from fleetfoot.console import NumberList, Size, WordList, command, note, print_json, print_table, warn
 from fleetfoot.errors import DamagedFileError, SchemaError
+from profiling.measuring import described, measuring_options, on_each, print_profile, request_of
 from profiling.profile import Profile
 from zoo.catalog import Manifest, Variant, Zoo
+from zoo.profiles import DeviceProfiles, profile_on
 
 if TYPE_CHECKING:
     from zoo.record import BuildOptions
@@ -89,6 +91,36 @@ def build_zoo(
         _print_variants(zoo)
 
 
+@command("profile-zoo", example="profile-zoo my-zoo --device local --device pyro:raspberrypi:9091 --threads 1,4")
+@click.argument("path", metavar="ZOO", type=click.Path(path_type=Path))
+@measuring_options
+@click.option("--accuracy", is_flag=True, help="Run the route and test inputs there too, as kernels can differ.")
+@click.option("--json", "as_json", is_flag=True, help="Print the profiles as JSON.")
+def profile_zoo(path: Path, accuracy: bool, as_json: bool, **asked: Any) -> None:
+    """Measures a zoo's variants on devices, on all that are named at once."""
+    zoo, request = Zoo.open(path), request_of(**asked)
+    made: list[DeviceProfiles] = []
+    try:
+        on_each(request.devices, request.options, lambda device: profile_on(device, zoo, request, accuracy, made))
+    finally:  # what was measured before something failed is shown too
+        if as_json:
+            print_json(msgspec.json.encode(made))
+        for of_device in () if as_json else made:
+            _print_device(zoo, of_device)
+    note(f"train-premodel {path} plans for what was measured")
+
+
+def _print_device(zoo: Zoo, made: DeviceProfiles) -> None:
+    for profile in made.profiles:
+        print_profile(profile)
+    if made.accuracy:
+        rows = [
+            [name, f"{there:.1%}", f"{100 * (there - zoo.variants[name].accuracy['test']):+.1f}"]
+            for name, there in made.accuracy.items()
+        ]
+        print_table("test accuracy on the device", ["variant", "there", "against here, points"], rows)
+
+
 @command("inspect-zoo", example="inspect-zoo my-zoo --verify")
 @click.argument("path", metavar="ZOO", type=click.Path(path_type=Path))
 @click.option("--verify", is_flag=True, help="Check every file against what was recorded of it.")
@@ -138,7 +170,7 @@ def _print_variants(zoo: Zoo) -> None:
     profiles = _readable_profiles(zoo)
     base = zoo.manifest.variants[0]
     columns = ["variant", "test accuracy", "macro-F1", "loses most", "MACs", "parameters", "file"]
-    columns += [f"ms on {profile.device.processor}" for profile in profiles]
+    columns += [f"ms on {described(profile)}" for profile in profiles]
     rows: Iterable[list[str]] = (
         [
             variant.id,

@@ -16,17 +16,18 @@ import pandas as pd
 from fleetfoot.console import warn
 from fleetfoot.errors import DamagedFileError, ModelError, UsageError
 from fleetfoot.files import atomic_path, remove_temporaries, sha256
-from profiling.device import Device, connect_device
+from profiling.device import Device, connected
 from profiling.invoke import Model
-from profiling.profile import Profile, Target
+from profiling.profile import Profile
 from zoo.build import locked
 from zoo.candidates import UNFINISHED
 from zoo.catalog import Manifest, Variant, Zoo
 from zoo.datasets import Dataset
 from zoo.export import predict
-from zoo.measure import outcome_rows, with_outcomes
+from zoo.measure import outcome_rows, runs_here, with_outcomes
 from zoo.outcomes import Outcomes
 from zoo.paired import sure_gain
+from zoo.profiles import require_all, targets_of
 from zoo.recipe import Recipe
 from zoo.record import BuildRecord
 
@@ -53,8 +54,7 @@ def add_variant(path: Path, file: Path, device_uri: str = "local") -> Variant:
         DataError: the data that the zoo was built on is no longer there as it was.
         DamagedFileError: the outcomes are not those that were recorded.
     """
-    device = connect_device(device_uri)
-    with locked(path):
+    with connected(device_uri) as device, locked(path):
         zoo, record = Zoo.open(path), BuildRecord.read(path / BuildRecord.FILE)
         remove_temporaries(path)
         profiles, before = {profile.device_id: profile for profile in zoo.profiles()}, _recorded_outcomes(zoo)
@@ -89,7 +89,7 @@ def add_variant(path: Path, file: Path, device_uri: str = "local") -> Variant:
         if lacking := [name for name, profile in profiles.items() if not profile.covers({variant.id: variant.sha256})]:
             warn(
                 f"the profiles of {', '.join(lacking)} lack {variant.id}: "
-                "the same build-zoo command, run anew on those devices, measures it there"
+                f"profile-zoo {path} --device … measures it there"
             )
         return variant
 
@@ -171,15 +171,15 @@ def _copy(source: Path, target: Path) -> None:
 
 def _measure(zoo: Zoo, variant: Variant, device: Device, before: Profile) -> None:
     """Adds the variant to the device's profile."""
-    target = Target(variant.id, zoo.path / variant.file, variant.signature)
-    measured = device.measure([target], threads=before.threads).measurements
-    profile: Profile = msgspec.structs.replace(before, measurements=before.measurements | measured)
+    measured = device.measure(targets_of(zoo.path, [variant]), conditions=before.conditions)
+    require_all(measured)
+    profile: Profile = msgspec.structs.replace(before, measurements=before.measurements | measured.measurements)
     profile.write(zoo.profile_path(before.device_id))
 
 
 def _with_rows(before: Outcomes, zoo: Zoo, variant: Variant, dataset: Dataset, record: BuildRecord) -> Outcomes:
     others = before.table[before.table["variant"] != variant.id]  # which may have been in the zoo, and removed
-    rows = outcome_rows(zoo.path, [variant], dataset, record.indices())
+    rows = outcome_rows([variant], dataset, record.indices(), runs_here(zoo.path))
     return Outcomes(pd.concat([others, *rows], ignore_index=True), before.hashes | {variant.id: variant.sha256})
 
 

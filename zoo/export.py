@@ -127,8 +127,7 @@ def _quantized(
 
 def predict(path: Path, signature: str, x: Array | Rows, threads: int = 1) -> Array:
     """Probabilities of shape (examples, classes) that an exported network gives for raw inputs, one at a time."""
-    runner = Model(path, threads).runner(signature)
-    return np.concatenate([runner(x[index : index + 1]) for index in range(len(x))])
+    return Model(path, threads).runner(signature).each(x)
 
 
 def parity(network: Any, path: Path, signature: str, x: Array, quantize: str | None) -> float:

@@ -35,10 +35,13 @@ class _About(msgspec.Struct):
 
     schema_version: int
     hashes: dict[str, str]
+    device_id: str | None = None
 
 
 class Outcomes:
     """The table, one row per input and variant, with the file hash of each variant it was made with.
+
+    A device has a table of its own where the variants were run there, since its kernels may answer otherwise.
 
     Columns: ``input`` (content hash), ``split``, ``variant``, ``label`` and ``predicted`` (class indices),
     ``correct``, ``rank`` of the true label (1 is best), ``confidence`` (largest probability), ``margin``
@@ -47,14 +50,20 @@ class Outcomes:
 
     FILE: ClassVar[str] = "outcomes.parquet"
 
-    def __init__(self, table: pd.DataFrame, hashes: Mapping[str, str]) -> None:
+    def __init__(self, table: pd.DataFrame, hashes: Mapping[str, str], device_id: str | None = None) -> None:
         self.table = table
         self.hashes = dict(hashes)
+        self.device_id = device_id
+
+    @classmethod
+    def path(cls, zoo: Path, device_id: str | None = None) -> Path:
+        """Where a zoo directory keeps the table; that of a device of its own, where one is named."""
+        return zoo / (f"outcomes-{device_id}.parquet" if device_id else cls.FILE)
 
     def write(self, path: Path) -> None:
         """Writes the table atomically as Parquet, the hashes in its metadata."""
         arrow = pa.Table.from_pandas(self.table, preserve_index=False)
-        about = _About(schema_version=_SCHEMA_VERSION, hashes=self.hashes)
+        about = _About(schema_version=_SCHEMA_VERSION, hashes=self.hashes, device_id=self.device_id)
         arrow = arrow.replace_schema_metadata({"fleetfoot": msgspec.json.encode(about)})
         with atomic_path(path) as temporary:
             pq.write_table(arrow, temporary)
@@ -78,7 +87,7 @@ class Outcomes:
             raise SchemaError(f"{path} was written by a newer Fleetfoot: upgrade fleetfoot")
         if missing := set(_COLUMNS) - set(arrow.column_names):
             raise SchemaError(f"{path} lacks the columns {', '.join(sorted(missing))}")
-        return cls(arrow.to_pandas(), about.hashes)
+        return cls(arrow.to_pandas(), about.hashes, about.device_id)
 
     def require_current(self, hashes: Mapping[str, str]) -> None:
         """Makes sure that the variants with these file hashes are in the table.

@@ -1,0 +1,240 @@
+"""Measuring on one or many devices at once, as ``profile-model`` and ``profile-zoo`` do: options, work, tables."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import click
+import msgspec
+
+from fleetfoot.console import NumberList, WordList, print_table
+from fleetfoot.errors import DeviceError, FleetfootError, UsageError
+from profiling.device import Device, DeviceOptions, connected
+from profiling.profile import Conditions, Delegate, Measurement, Profile, State
+from profiling.statistics import Effort
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Work = Callable[[Device], None]
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked to be measured, and where.
+
+    Attributes:
+        devices: their URIs.
+        options: what connecting to them takes.
+        threads: how many, in turn; 0 for as many as the device has cores.
+        cpus: the cores to keep to.
+        delegate: what computes.
+        states: in which the device is measured, with the first number of threads, after it was while idle.
+        effort: when enough is measured.
+        operators: whether single operators are timed too.
+    """
+
+    devices: tuple[str, ...]
+    options: DeviceOptions
+    threads: tuple[int, ...]
+    cpus: tuple[int, ...]
+    delegate: Delegate
+    states: tuple[State, ...]
+    effort: Effort
+    operators: bool
+
+    def conditions(self, cores: int) -> Iterator[Conditions]:
+        """What is to hold, measurement by measurement, on a device of so many cores; the first is the usual one."""
+        counts = list(dict.fromkeys(count or cores for count in self.threads))
+        for count in counts:
+            yield Conditions(threads=count, cpus=self.cpus, delegate=self.delegate)
+        for state in self.states:
+            yield Conditions(threads=counts[0], cpus=self.cpus, delegate=self.delegate, state=state)
+
+
+class _Threads(click.ParamType[tuple[int, ...]]):
+    """Numbers of threads separated by commas, or a YAML list; 0 stands for ``all``, one for each core."""
+
+    name = "list"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        words = WordList().convert(value, param, ctx)
+        if not words or not all(word == "all" or (word.isdecimal() and int(word) > 0) for word in words):
+            self.fail(f"{value!r} is no list of numbers of threads, such as 1,4 or 1,all", param, ctx)
+        return tuple(0 if word == "all" else int(word) for word in words)
+
+
+_OPTIONS = (
+    click.option("--device", "devices", multiple=True, default=["local"], show_default=True, metavar="URI",
+                 help="local, adb:SERIAL, adb:HOST:PORT, pyro:HOST:PORT or pyro:NAME@HOST; may be given repeatedly."),
+    click.option("--threads", type=_Threads(), default="1", show_default=True, metavar="N,…",
+                 help="Threads of a model; all is one for each core. The service uses the first."),
+    click.option("--cpus", type=NumberList(), default="", metavar="N,…", help="The cores to run on.  [default: any]"),
+    click.option("--delegate", type=click.Choice(get_args(Delegate)), default="cpu", show_default=True,
+                 help="What computes; all but the processor need a phone."),
+    click.option("--contended", is_flag=True, help="Measure beside busy processes too, a profile of its own."),
+    click.option("--sustained", is_flag=True, help="Measure on the device once hot too, a profile of its own."),
+    click.option("--half-width", type=click.FloatRange(0, 1, min_open=True), default=Effort().relative_half_width,
+                 show_default=True, help="Go on until half the mean's 95 % interval is under this share of it,"),
+    click.option("--min-runs", type=click.IntRange(1), default=Effort().min_runs, show_default=True,
+                 help="with at least so many runs of each model,"),
+    click.option("--max-seconds", type=click.FloatRange(0, min_open=True), default=Effort().max_seconds,
+                 show_default=True, help="and at most so long of each."),
+    click.option("--percentile", type=click.FloatRange(0.5, 1, min_open=True, max_open=True), metavar="P",
+                 help="Go on until a bound of this share of the runs is sure to 99 %, by MLPerf's rule."),
+    click.option("--operators", is_flag=True, help="Time the single operators of each model too."),
+    click.option("--benchmark-binary", type=_FILE, envvar="FLEETFOOT_BENCHMARK_BINARY",
+                 help="Phones: Google's benchmark_model for the phone's ABI."),
+    click.option("--runner-binary", type=_FILE, envvar="FLEETFOOT_RUNNER_BINARY",
+                 help="Phones: a program for the phone's ABI that runs a model on inputs."),
+    click.option("--token-file", type=_FILE, help="Boards: the agent's token.  [default: from FLEETFOOT_TOKEN]"),
+    click.option("--certificate", type=_FILE, envvar="FLEETFOOT_CERTIFICATE", help="Boards: the certificate for TLS,"),
+    click.option("--key", type=_FILE, envvar="FLEETFOOT_KEY", help="its key,"),
+    click.option("--authority", type=_FILE, envvar="FLEETFOOT_AUTHORITY", help="and whoever signed the agent's."),
+)  # fmt: skip
+
+
+def measuring_options(function: Function) -> Function:
+    """Gives a command the options that ``request_of`` understands."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+def request_of(
+    *,
+    devices: tuple[str, ...],
+    threads: tuple[int, ...],
+    cpus: tuple[float, ...],
+    delegate: Delegate,
+    contended: bool,
+    sustained: bool,
+    half_width: float,
+    min_runs: int,
+    max_seconds: float,
+    percentile: float | None,
+    operators: bool,
+    token_file: Path | None,
+    **paths: Path | None,
+) -> Request:
+    """What the options of ``measuring_options`` ask for.
+
+    Raises:
+        UsageError: a core that is no whole number.
+    """
+    if any(cpu != int(cpu) or cpu < 0 for cpu in cpus):
+        raise UsageError("--cpus are the numbers of cores, from 0")
+    states: list[State] = []
+    states += ["contended"] if contended else []
+    states += ["sustained"] if sustained else []
+    effort = Effort(
+        relative_half_width=half_width,
+        min_runs=min_runs,
+        max_runs=max(min_runs, Effort().max_runs),
+        max_seconds=max_seconds,
+        percentile=percentile,
+    )
+    token = token_file.read_text().strip() if token_file else DeviceOptions.from_environment().token
+    return Request(
+        devices=tuple(dict.fromkeys(devices)),
+        options=DeviceOptions(token=token, **paths),
+        threads=threads,
+        cpus=tuple(int(cpu) for cpu in cpus),
+        delegate=delegate,
+        states=tuple(states),
+        effort=effort,
+        operators=operators,
+    )
+
+
+def on_each(uris: Sequence[str], options: DeviceOptions, work: Work) -> None:
+    """Connects to devices, all at once, and does the work on each; one that fails does not stop the others.
+
+    Raises:
+        FleetfootError: what failed, of which device, when all are through.
+    """
+    known = _Known()
+
+    def attempt(uri: str) -> str | None:
+        try:
+            with connected(uri, options) as device:
+                known.add(device.info().id, uri)
+                work(device)
+        except FleetfootError as error:
+            if len(uris) == 1:
+                raise
+            return f"{uri}: {error}"
+        return None
+
+    with ThreadPoolExecutor(max_workers=len(uris)) as pool:
+        failures = [failure for failure in pool.map(attempt, uris) if failure]
+    if failures:
+        raise DeviceError("; ".join(failures))
+
+
+class _Known:
+    """The devices that are being measured: at once, one device would be measured beside itself."""
+
+    def __init__(self) -> None:
+        self._uris: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def add(self, device_id: str, uri: str) -> None:
+        with self._lock:
+            other = self._uris.setdefault(device_id, uri)
+        if other != uri:
+            raise DeviceError(f"it is the same kind of device as {other}, or the same one: measure one at a time")
+
+
+def print_profile(profile: Profile) -> None:
+    """Prints a profile as a table, with columns for what was measured only."""
+    measured = profile.measurements
+    columns = {title: [show(one) for one in measured.values()] for title, show in _COLUMNS.items()}
+    shown = {title: cells for title, cells in columns.items() if any(cells)}
+    title = f"{described(profile)} ({profile.device_id})"
+    print_table(title, ["", *shown], [[name, *row] for name, *row in zip(measured, *shown.values(), strict=True)])
+    for name, one in measured.items():
+        if one.operators:
+            _print_operators(name, one)
+
+
+def _print_operators(name: str, measurement: Measurement) -> None:
+    total = sum(operator.ms for operator in measurement.operators) or 1.0
+    rows = [
+        [operator.name, operator.kind, f"{operator.ms:.4f}", f"{operator.ms / total:.0%}"]
+        for operator in measurement.operators
+    ]
+    print_table(f"{name}, operator by operator", ["operator", "kind", "ms", "share"], rows)
+
+
+def described(profile: Profile) -> str:
+    """The device, and what held while it was measured, in a few words."""
+    conditions = profile.conditions
+    parts = [profile.device.processor, f"{conditions.threads} thread{'s' if conditions.threads > 1 else ''}"]
+    parts += [f"cores {', '.join(map(str, conditions.cpus))}"] if conditions.cpus else []
+    parts += [conditions.delegate] if conditions.delegate != "cpu" else []
+    parts += [conditions.state] if conditions.state != "idle" else []
+    return ", ".join(parts)
+
+
+def _ms(value: float | None) -> str:
+    """Milliseconds to four digits, and no finer than a tenth of a microsecond."""
+    return "" if value is None else f"{value:.4f}" if value < 1 else f"{value:.4g}"
+
+
+_COLUMNS: dict[str, Callable[[Measurement], str]] = {
+    "median ms": lambda one: _ms(one.latency.p50_ms),
+    "mean": lambda one: _ms(one.latency.mean_ms),
+    "± 95 %": lambda one: f"{one.latency.half_width_ms / one.latency.mean_ms:.1%}",
+    "p95": lambda one: _ms(one.latency.p95_ms),
+    "p99": lambda one: _ms(one.latency.p99_ms),
+    "× first": lambda one: f"{one.relative.value:.3f}" if one.relative else "",
+    "load": lambda one: _ms(one.load_ms),
+    "memory": lambda one: "" if one.peak_memory_bytes is None else f"{one.peak_memory_bytes / 1e6:.1f} MB",
+    "energy": lambda one: f"{one.energy.mj:.3g} mJ" if one.energy else "",
+    "predicted": lambda one: _ms(one.predicted_ms),
+    "unstable": lambda one: ", ".join(one.unstable),
+}

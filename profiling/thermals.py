@@ -1,0 +1,88 @@
+"""Heat: whether a device lowered its clock while it was measured, and running it until it is as hot as it gets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from profiling.statistics import Block
+
+_SLOWED = 0.90
+_WINDOW_SECONDS = 20.0
+_STEADY = 0.02
+_MAX_SECONDS = 600.0
+_BLOCK_RUNS = 10
+
+
+class Clock:
+    """The clock frequency of a Linux machine's processor, and its count of throttling, read now and then.
+
+    Args:
+        root: where ``/sys`` is.
+    """
+
+    def __init__(self, root: Path = Path("/sys")) -> None:
+        cpus = root / "devices/system/cpu"
+        self._frequencies = sorted(cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
+        self._counts = sorted(cpus.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"))
+        self._highest, self._latest = 0, 0
+        self._count = _total(self._counts)
+        self.read()
+
+    def read(self) -> None:
+        """Takes note of the frequency now: of the fastest core, since idle ones are clocked down."""
+        self._latest = max((_number(path) for path in self._frequencies), default=0)
+        self._highest = max(self._highest, self._latest)
+
+    @property
+    def throttled(self) -> bool:
+        """Whether the system counted throttling since the start, or the busy core's clock ended 10 % below its best."""
+        return _total(self._counts) > self._count or self._latest < _SLOWED * self._highest
+
+
+def heat_up(
+    models: Mapping[str, Callable[[int], Block]],
+    interrupt: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Runs models in turn without a pause until the latency of a round stays within 2 % for 20 s, at most 10 minutes.
+
+    Args:
+        models: what runs a block of so many runs and returns its latencies.
+        interrupt: called between rounds.
+        clock: seconds.
+    """
+    if not models:
+        return
+    start = clock()
+    before = _window(models, interrupt, clock)
+    while clock() - start < _MAX_SECONDS:
+        now = _window(models, interrupt, clock)
+        if abs(now - before) <= _STEADY * before:
+            return
+        before = now
+
+
+def _window(models: Mapping[str, Callable[[int], Block]], interrupt: Callable[[], None],
+            clock: Callable[[], float]) -> float:  # fmt: skip
+    """The median time of a round over all models, in ms, over 20 s."""
+    start = clock()
+    rounds: list[float] = []
+    while not rounds or clock() - start < _WINDOW_SECONDS:
+        rounds.append(sum(float(np.median(run(_BLOCK_RUNS))) for run in models.values()))
+        interrupt()
+    return float(np.median(rounds))
+
+
+def _total(paths: list[Path]) -> int:
+    return sum(_number(path) for path in paths)
+
+
+def _number(path: Path) -> int:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return 0
