@@ -17,10 +17,10 @@ import numpy as np
 from Pyro5.api import Proxy
 from results import save
 
+from fleetfoot.wire import SERIALIZER
 from runtime import Selector, connect
 from runtime.client import RemoteSelector
 from runtime.engine import Engine
-from runtime.wire import SERIALIZER
 from zoo.catalog import Zoo
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))

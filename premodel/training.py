@@ -22,10 +22,9 @@ from premodel.features import compute_array, feature_names
 from premodel.plan import ESTIMATE_FILE, ESTIMATE_SIGNATURE, Plan, Stage
 from premodel.policy import Objective
 from profiling.device import Device, connected
-from profiling.profile import Profile, Target
+from profiling.profile import Profile, Target, require_all
 from zoo.catalog import Zoo
 from zoo.outcomes import Outcomes
-from zoo.profiles import require_all
 from zoo.record import BuildRecord
 
 FEATURES_FILE = "features.parquet"

@@ -61,7 +61,9 @@ class Answer(msgspec.Struct, tag=True):
 
 
 class Answered(msgspec.Struct, tag=True):
-    """The outputs are written."""
+    """The outputs are written; what each input took."""
+
+    latencies_ms: list[float]
 
 
 class Finish(msgspec.Struct, tag=True):
@@ -82,7 +84,7 @@ def main(opening: Opening) -> None:
     pin(opening.cpus)
     idle_bytes = _peak_bytes()
     if opening.max_memory_bytes:
-        limit = idle_bytes + opening.max_memory_bytes
+        limit = _data_bytes() + opening.max_memory_bytes
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     start = time.perf_counter()
     model = Model(Path(opening.path), opening.threads)
@@ -96,8 +98,7 @@ def main(opening: Opening) -> None:
             case Run(runs, unrecorded):
                 _reply(Samples(_time_runs(run, runs, unrecorded)))
             case Answer(inputs, outputs):
-                _answer(model.runner(opening.signature), Path(inputs), Path(outputs))
-                _reply(Answered())
+                _reply(Answered(_answer(model.runner(opening.signature), Path(inputs), Path(outputs))))
             case Finish():
                 break
     _reply(Done(peak_memory_bytes=_peak_bytes() - idle_bytes))
@@ -122,10 +123,16 @@ def _time_runs(run: Callable[[], object], runs: int, unrecorded: int) -> list[fl
     return samples
 
 
-def _answer(runner: Runner, inputs: Path, outputs: Path) -> None:
-    answers = runner.each(np.load(inputs))
+def _answer(runner: Runner, inputs: Path, outputs: Path) -> list[float]:
+    answers, latencies_ms = [], []
+    x = np.load(inputs)
+    for index in range(len(x)):
+        start = time.perf_counter_ns()
+        answers.append(runner(x[index : index + 1]))
+        latencies_ms.append((time.perf_counter_ns() - start) / 1e6)
     with outputs.open("wb") as file:
-        np.save(file, answers.astype(np.float32, copy=False))
+        np.save(file, np.concatenate(answers).astype(np.float32, copy=False))
+    return latencies_ms
 
 
 def _be_first_to_go() -> None:
@@ -137,9 +144,19 @@ def _be_first_to_go() -> None:
 def _peak_bytes() -> int:
     status = Path("/proc/self/status")
     if status.exists():  # unlike getrusage, this does not remember the parent's size
-        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+        return _field(status, "VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def _data_bytes() -> int:
+    """What the limit counts: memory that is reserved for data, used or not."""
+    status = Path("/proc/self/status")
+    return _field(status, "VmData") if status.exists() else _peak_bytes()
+
+
+def _field(status: Path, name: str) -> int:
+    (line,) = (line for line in status.read_text().splitlines() if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
 
 
 def _reply(message: msgspec.Struct) -> None:
@@ -148,9 +165,11 @@ def _reply(message: msgspec.Struct) -> None:
 
 
 if __name__ == "__main__":
+    told = msgspec.json.decode(sys.argv[1], type=Opening)
+    limited = f"within {told.max_memory_bytes >> 20} MB of memory, " if told.max_memory_bytes else ""
     try:
-        main(msgspec.json.decode(sys.argv[1], type=Opening))
+        main(told)
     except FleetfootError as error:
-        sys.exit(str(error))
+        sys.exit(f"{limited}{error}")
     except MemoryError:
         sys.exit("it needs more memory than it may have")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import msgspec
 import numpy as np
@@ -15,6 +15,9 @@ import numpy.typing as npt
 from fleetfoot.errors import DeviceError
 from profiling.profile import Conditions, DeviceInfo, Profile, Target
 from profiling.statistics import Effort
+
+if TYPE_CHECKING:
+    from profiling.operators.table import OperatorTable
 
 
 class Device(Protocol):
@@ -56,6 +59,14 @@ class Device(Protocol):
 
         Raises:
             DeviceError: the target cannot be run there, or the device went away.
+        """
+        ...
+
+    def operator_table(self, conditions: Conditions) -> OperatorTable:
+        """The times of single operators there, measured once: networks are predicted from them.
+
+        Raises:
+            DeviceError: the device went away, or runs nothing at all.
         """
         ...
 
@@ -117,11 +128,11 @@ def connect_device(uri: str, options: DeviceOptions | None = None) -> Device:
 
         return LocalDevice()
     if scheme == "adb" and address:
-        from profiling.android import AndroidDevice
+        from profiling.android.device import AndroidDevice
 
         return AndroidDevice.connect(address, options)
     if scheme == "pyro" and address:
-        from profiling.remote import RemoteDevice
+        from profiling.board.remote import RemoteDevice
 
         return RemoteDevice.connect(address, options)
     raise DeviceError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from profiling.statistics import Block
 
 _SECONDS = 1.0
 _SENSOR_PERIOD_S = 0.01
+# By how much of the board they feed.
 _JETSON_RAILS = ("VDD_IN", "POM_5V_IN", "5V_IN", "VIN_SYS_5V0", "VDD_GPU_SOC")
 
 
@@ -55,7 +57,8 @@ class InaMeter:
 
         def sample() -> None:
             while not ended.wait(_SENSOR_PERIOD_S):
-                samples_mw.append(self._power_mw())
+                with suppress(OSError, ValueError):  # a bus that is busy for a moment
+                    samples_mw.append(self._power_mw())
 
         sampler = threading.Thread(target=sample)
         start = time.perf_counter()
@@ -89,7 +92,10 @@ def energy_of(run: Callable[[int], Block], run_ms: float, meter: Meter | None = 
     if meter is None:
         return None
     runs = max(1, round(_SECONDS * 1e3 / run_ms))
-    return Energy(mj=meter.measure_mj(lambda: _do(run, runs)) / runs, source=meter.source)
+    try:
+        return Energy(mj=meter.measure_mj(lambda: _do(run, runs)) / runs, source=meter.source)
+    except (OSError, ValueError):  # it stopped telling
+        return None
 
 
 def _do(run: Callable[[int], Block], runs: int) -> None:
@@ -108,15 +114,22 @@ def _rapl(sys: Path) -> Meter | None:
 
 
 def _ina(sys: Path) -> Meter | None:
-    for label in sorted((sys / "class/hwmon").glob("hwmon*/in*_label")):
-        number = label.name.removeprefix("in").removesuffix("_label")
-        volts, amperes = label.with_name(f"in{number}_input"), label.with_name(f"curr{number}_input")
+    labels = {_text(label): label for label in sorted((sys / "class/hwmon").glob("hwmon*/in*_label"))}
+    for rail in (rail for rail in _JETSON_RAILS if rail in labels):
+        number = labels[rail].name.removeprefix("in").removesuffix("_label")
+        meter = InaMeter(
+            labels[rail].with_name(f"in{number}_input"), labels[rail].with_name(f"curr{number}_input"), rail
+        )
         try:
-            rail = label.read_text().strip()
-            if rail in _JETSON_RAILS:
-                meter = InaMeter(volts, amperes, rail)
-                meter.measure_mj(lambda: None)
-                return meter
+            meter.measure_mj(lambda: None)
         except (OSError, ValueError):
             continue
+        return meter
     return None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, ValueError):
+        return ""

@@ -57,7 +57,8 @@ class Model:
                 self._interpreter.allocate_tensors()
             self.signatures: tuple[str, ...] = tuple(self._interpreter.get_signature_list())
         except (ValueError, RuntimeError) as error:
-            raise ModelError(f"{path} is no LiteRT model that can be run here: {first_line(error)}") from None
+            reason = first_line(error) if str(error) else "it needs more memory than it may have"  # LiteRT says nothing
+            raise ModelError(f"{path} is no LiteRT model that can be run here: {reason}") from None
         self._path = path
 
     def runner(self, signature: str) -> Runner:
@@ -134,9 +135,21 @@ class Runner:
 
     def __call__(self, x: Array) -> Array:
         """Runs ``x`` (the input's shape, and a type that its type holds) and returns the output, a copy."""
-        given = self._input_code.encode(x) if self._input_code else x.astype(self.input.dtype, copy=False)
-        output: Array = self._run(**{self.input.name: given})[self.output.name]
+        output: Array = self._run(**{self.input.name: self.encode(x)})[self.output.name]
+        return self.decode(output)
+
+    def encode(self, x: Array) -> Array:
+        """``x`` as the file's own input takes it."""
+        return self._input_code.encode(x) if self._input_code else x.astype(self.input.dtype, copy=False)
+
+    def decode(self, output: Array) -> Array:
+        """The real numbers that the file's own output stands for."""
         return self._output_code.decode(output) if self._output_code else output
+
+    @property
+    def encoded_output(self) -> np.dtype[Any]:
+        """The type of the file's own output."""
+        return self._output_code.dtype if self._output_code else self.output.dtype
 
     def each(self, x: Any) -> Array:
         """Runs inputs of shape (n, …), which may be anything that can be sliced, one at a time; outputs (n, …)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 
 _MATRIX = 256  # its products keep the arithmetic units busy, and some of the second-level cache
+_ONE_CORE = {f"{library}_NUM_THREADS": "1" for library in ("OPENBLAS", "OMP", "MKL")}
 
 
 @contextmanager
@@ -19,7 +21,11 @@ def busy_processes(count: int) -> Iterator[None]:
     with ExitStack() as stack:
         for _ in range(count):
             process = subprocess.Popen(
-                [sys.executable, "-m", "profiling.load"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                [sys.executable, "-m", "profiling.load"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=os.environ | _ONE_CORE,
+                start_new_session=True,  # so that Ctrl-C is this process's affair
             )
             stack.enter_context(process)
             stack.callback(process.kill)

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from msgspec.structs import replace
 
-from fleetfoot.console import progress
-from fleetfoot.errors import DeviceError
+from fleetfoot.console import note, progress
+from fleetfoot.errors import DeviceError, ModelError
 from fleetfoot.files import sha256
 from profiling.energy import energy_of
 from profiling.load import busy_processes
@@ -24,6 +25,9 @@ from profiling.sampling import Turns, take_turns
 from profiling.stability import marks
 from profiling.statistics import Effort, paired_ratio, summarize
 from profiling.thermals import Clock, heat_up
+
+if TYPE_CHECKING:
+    from profiling.operators.table import OperatorTable
 
 _RUNTIME_BYTES = 60 << 20  # of a process with LiteRT and NumPy, before it opens a model
 _FILE_COPIES = 4  # a model's memory in sizes of its file: the file, packed weights, activations
@@ -71,11 +75,13 @@ class LocalDevice:
             if conditions.state == "contended":
                 stack.enter_context(busy_processes(device.cores))
             advance = stack.enter_context(progress("profiling", len(targets)))
-            for group in _groups(targets, device.memory_bytes):
+            for number, group in enumerate(_groups(targets, device.memory_bytes)):
                 measured, failed = self._measure_group(group, conditions, effort)
                 measurements = measured | measurements  # the first of all keeps its first measurement
                 failures |= failed
-                advance(len(group))
+                advance(len(group) - (number > 0))
+            if operators:
+                measurements = self._with_operators(measurements, targets, conditions)
         return Profile(
             device_id=device.id,
             device=device,
@@ -83,7 +89,7 @@ class LocalDevice:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=tool_versions(),
             measurements={target.name: measurements[target.name] for target in targets if target.name in measurements},
-            failures=failures,
+            failures={name: why for name, why in failures.items() if name not in measurements},
         )
 
     def answer(self, target: Target, x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -95,6 +101,23 @@ class LocalDevice:
                 process.answer(inputs, outputs)
             answers: npt.NDArray[np.float32] = np.load(outputs)
         return answers
+
+    def operator_table(self, conditions: Conditions) -> OperatorTable:
+        """The times of single operators here, from the cache or measured now."""
+        from profiling.operators.single import SIGNATURE
+        from profiling.operators.table import kept_table
+        from profiling.operators.timing import in_child
+
+        _check(conditions)
+
+        def time_call(path: Path) -> float:
+            target = Target("a call", path, SIGNATURE)
+            measured = self.measure([target], conditions=conditions, effort=Effort(max_seconds=1.0))
+            if why := measured.failures.get(target.name):
+                raise DeviceError(why)
+            return measured.measurements[target.name].latency.p5_ms
+
+        return kept_table(self.info().id, conditions, tool_versions(), in_child(conditions, self._interrupt), time_call)
 
     def close(self) -> None:
         """Nothing is left to end."""
@@ -126,6 +149,23 @@ class LocalDevice:
                     except DeviceError as error:
                         failures[target.name] = str(error)
         return measurements, failures
+
+    def _with_operators(
+        self, measurements: Mapping[str, Measurement], targets: Sequence[Target], conditions: Conditions
+    ) -> dict[str, Measurement]:
+        """The measurements, with times of operators cut out of the models, as LiteRT does not tell them here."""
+        from profiling.operators.table import operator_times
+        from profiling.operators.timing import in_child
+
+        time_models, timed = in_child(conditions, self._interrupt), dict(measurements)
+        for target in targets:
+            if target.name in measurements:
+                try:
+                    times = operator_times(target.path, target.signature, time_models)
+                    timed[target.name] = replace(measurements[target.name], operators=times)
+                except (DeviceError, ModelError) as error:
+                    note(f"{target.name}: no times of single operators: {error}")
+        return timed
 
     def _open(
         self, targets: Sequence[Target], conditions: Conditions, stack: ExitStack

@@ -5,16 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
 import msgspec
 
-from fleetfoot.console import NumberList, WordList, print_table
+from fleetfoot.console import NumberList, WordList, print_json, print_line, print_table
 from fleetfoot.errors import DeviceError, FleetfootError, UsageError
 from profiling.device import Device, DeviceOptions, connected
-from profiling.profile import Conditions, Delegate, Measurement, Profile, State
+from profiling.profile import Conditions, Delegate, Measurement, Profile, State, Target
 from profiling.statistics import Effort
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -35,6 +36,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         states: in which the device is measured, with the first number of threads, after it was while idle.
         effort: when enough is measured.
         operators: whether single operators are timed too.
+        predict: whether the profiles tell what a table of single operators would have predicted.
     """
 
     devices: tuple[str, ...]
@@ -44,7 +46,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     delegate: Delegate
     states: tuple[State, ...]
     effort: Effort
-    operators: bool
+    operators: bool = False
+    predict: bool = False
 
     def conditions(self, cores: int) -> Iterator[Conditions]:
         """What is to hold, measurement by measurement, on a device of so many cores; the first is the usual one."""
@@ -86,6 +89,8 @@ _OPTIONS = (
     click.option("--percentile", type=click.FloatRange(0.5, 1, min_open=True, max_open=True), metavar="P",
                  help="Go on until a bound of this share of the runs is sure to 99 %, by MLPerf's rule."),
     click.option("--operators", is_flag=True, help="Time the single operators of each model too."),
+    click.option("--predict", is_flag=True, help="Tell what the device's table of single operators, measured once, "
+                 "would have predicted."),
     click.option("--benchmark-binary", type=_FILE, envvar="FLEETFOOT_BENCHMARK_BINARY",
                  help="Phones: Google's benchmark_model for the phone's ABI."),
     click.option("--runner-binary", type=_FILE, envvar="FLEETFOOT_RUNNER_BINARY",
@@ -117,6 +122,7 @@ def request_of(
     max_seconds: float,
     percentile: float | None,
     operators: bool,
+    predict: bool,
     token_file: Path | None,
     **paths: Path | None,
 ) -> Request:
@@ -125,7 +131,7 @@ def request_of(
     Raises:
         UsageError: a core that is no whole number.
     """
-    if any(cpu != int(cpu) or cpu < 0 for cpu in cpus):
+    if not all(float(cpu).is_integer() and cpu >= 0 for cpu in cpus):
         raise UsageError("--cpus are the numbers of cores, from 0")
     states: list[State] = []
     states += ["contended"] if contended else []
@@ -147,7 +153,22 @@ def request_of(
         states=tuple(states),
         effort=effort,
         operators=operators,
+        predict=predict,
     )
+
+
+def measured_on(device: Device, targets: Sequence[Target], conditions: Conditions, request: Request) -> Profile:
+    """Measures models on a device as asked.
+
+    Raises:
+        DeviceError: the device went away before anything was measured, or cannot do what is asked.
+    """
+    profile = device.measure(targets, conditions=conditions, effort=request.effort, operators=request.operators)
+    if not request.predict or conditions.state != "idle":  # the table is of an idle device
+        return profile
+    from profiling.operators.prediction import with_predictions
+
+    return with_predictions(profile, targets, device.operator_table(conditions))
 
 
 def on_each(uris: Sequence[str], options: DeviceOptions, work: Work) -> None:
@@ -158,17 +179,21 @@ def on_each(uris: Sequence[str], options: DeviceOptions, work: Work) -> None:
     """
     known = _Known()
 
+    def on(uri: str) -> None:
+        with connected(uri, options) as device:
+            known.add(device.info().id, uri)
+            work(device)
+
     def attempt(uri: str) -> str | None:
         try:
-            with connected(uri, options) as device:
-                known.add(device.info().id, uri)
-                work(device)
+            on(uri)
         except FleetfootError as error:
-            if len(uris) == 1:
-                raise
             return f"{uri}: {error}"
         return None
 
+    if len(uris) == 1:  # in this thread, which Ctrl-C interrupts
+        on(uris[0])
+        return
     with ThreadPoolExecutor(max_workers=len(uris)) as pool:
         failures = [failure for failure in pool.map(attempt, uris) if failure]
     if failures:
@@ -189,22 +214,38 @@ class _Known:
             raise DeviceError(f"it is the same kind of device as {other}, or the same one: measure one at a time")
 
 
+@contextmanager
+def shown_in_any_case(profiles: list[Profile], as_json: bool) -> Iterator[None]:
+    """Prints the profiles that a block leaves in a list, also when it fails half-way."""
+    try:
+        yield
+    finally:
+        if as_json:
+            print_json(msgspec.json.encode(profiles))
+        for profile in () if as_json else profiles:
+            print_profile(profile)
+
+
 def print_profile(profile: Profile) -> None:
-    """Prints a profile as a table, with columns for what was measured only."""
+    """Prints a profile as a table, with columns for what was measured only; nothing where nothing was."""
     measured = profile.measurements
+    if not measured:
+        return
     columns = {title: [show(one) for one in measured.values()] for title, show in _COLUMNS.items()}
     shown = {title: cells for title, cells in columns.items() if any(cells)}
     title = f"{described(profile)} ({profile.device_id})"
     print_table(title, ["", *shown], [[name, *row] for name, *row in zip(measured, *shown.values(), strict=True)])
+    if (error := profile.prediction_error) is not None:
+        print_line(f"predicted from single operators: off the undisturbed latency by {error:.1%} on average")
     for name, one in measured.items():
         if one.operators:
             _print_operators(name, one)
 
 
 def _print_operators(name: str, measurement: Measurement) -> None:
-    total = sum(operator.ms for operator in measurement.operators) or 1.0
+    total = sum(operator.ms or 0.0 for operator in measurement.operators) or 1.0
     rows = [
-        [operator.name, operator.kind, f"{operator.ms:.4f}", f"{operator.ms / total:.0%}"]
+        [operator.name, operator.kind, _ms(operator.ms), "" if operator.ms is None else f"{operator.ms / total:.0%}"]
         for operator in measurement.operators
     ]
     print_table(f"{name}, operator by operator", ["operator", "kind", "ms", "share"], rows)
@@ -228,13 +269,15 @@ def _ms(value: float | None) -> str:
 _COLUMNS: dict[str, Callable[[Measurement], str]] = {
     "median ms": lambda one: _ms(one.latency.p50_ms),
     "mean": lambda one: _ms(one.latency.mean_ms),
-    "± 95 %": lambda one: f"{one.latency.half_width_ms / one.latency.mean_ms:.1%}",
+    "± 95 %": lambda one: (
+        "" if one.latency.mean_low_ms is None else f"{one.latency.half_width_ms / one.latency.mean_ms:.1%}"
+    ),
     "p95": lambda one: _ms(one.latency.p95_ms),
     "p99": lambda one: _ms(one.latency.p99_ms),
     "× first": lambda one: f"{one.relative.value:.3f}" if one.relative else "",
     "load": lambda one: _ms(one.load_ms),
-    "memory": lambda one: "" if one.peak_memory_bytes is None else f"{one.peak_memory_bytes / 1e6:.1f} MB",
-    "energy": lambda one: f"{one.energy.mj:.3g} mJ" if one.energy else "",
+    "MB": lambda one: "" if one.peak_memory_bytes is None else f"{one.peak_memory_bytes / 1e6:.1f}",
+    "mJ": lambda one: f"{one.energy.mj:.3g}" if one.energy else "",
     "predicted": lambda one: _ms(one.predicted_ms),
     "unstable": lambda one: ", ".join(one.unstable),
 }

@@ -75,10 +75,10 @@ class ModelProcess:
         self._send(Run(runs, unrecorded))
         return self._reply(Samples).samples_ms
 
-    def answer(self, inputs: Path, outputs: Path) -> None:
-        """Runs the inputs of one .npy file, one by one, and writes the outputs to another."""
+    def answer(self, inputs: Path, outputs: Path) -> list[float]:
+        """Runs the inputs of one .npy file, one by one, into another; returns what each took, in ms."""
         self._send(Answer(str(inputs), str(outputs)))
-        self._reply(Answered, None)
+        return self._reply(Answered, None).latencies_ms
 
     def finish(self) -> Done:
         """Asks for the peak memory; the process ends."""
@@ -89,12 +89,13 @@ class ModelProcess:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(msgspec.json.encode(message) + b"\n")
-        except BrokenPipeError:
+        except (BrokenPipeError, ValueError):  # the latter once it was found dead
             raise self._died() from None
 
     def _reply(self, kind: type[Reply], seconds: float | None = _REPLY_SECONDS) -> Reply:
         assert self._process.stdout is not None
         if not select.select([self._process.stdout], [], [], seconds)[0]:
+            self._close()  # lest it goes on beside what is measured next
             raise DeviceError(f"{self._target.name} cannot be measured here: it did not answer in {seconds:.0f} s")
         line = self._process.stdout.readline()
         if not line:

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal, NamedTuple
 import msgspec
 
 from fleetfoot import __version__
+from fleetfoot.errors import DeviceError
 from fleetfoot.files import Document
 from profiling.stability import Mark
 from profiling.statistics import LatencySummary, Ratio
@@ -93,11 +94,11 @@ class Conditions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class OperatorTime(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What one operator of a model takes, in milliseconds of one run of the model."""
+    """What one operator of a model takes, in milliseconds of one run of the model; None where it cannot be told."""
 
     name: str
     kind: str
-    ms: float
+    ms: float | None
 
 
 class Energy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -114,14 +115,15 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         file_sha256: the file's.
         signature: what of it was run.
         latency: of warm runs.
-        relative: to the first model of the same run, from pairs of blocks taken in the same rounds.
+        relative: undisturbed, to the first model of the same run, from blocks taken in the same rounds.
         load_ms: opening the file, apart from the runtime's own start.
         first_ms: the first run.
         peak_memory_bytes: the most that loading and running added to an idle process; None where untold.
         unstable: what is wrong with taking the latencies for one distribution.
         energy: of a run, where the device can tell.
         operators: the times of its operators, where they were asked for.
-        predicted_ms: the latency as the device's table of single operators has it, this model's own set aside.
+        predicted_ms: the undisturbed latency as the device's table of single operators has it, none of which are
+            taken from this model; None where it was not asked for, or an operator is of a kind not in the table.
     """
 
     file_sha256: str
@@ -165,10 +167,30 @@ class Profile(Document, frozen=True, kw_only=True):
         if not re.fullmatch(r"[a-z0-9-]+", self.device_id):
             raise ValueError(f"a device-id has small letters, digits and hyphens only, unlike {self.device_id!r}")
 
+    @property
+    def prediction_error(self) -> float | None:
+        """By how much predicted latencies are off the undisturbed ones, on average; None without any."""
+        errors = [
+            abs(one.predicted_ms / one.latency.p5_ms - 1)
+            for one in self.measurements.values()
+            if one.predicted_ms is not None
+        ]
+        return sum(errors) / len(errors) if errors else None
+
     def covers(self, hashes: Mapping[str, str]) -> bool:
         """Whether models with these names and file hashes were all measured."""
         measured = {name: measurement.file_sha256 for name, measurement in self.measurements.items()}
         return hashes.items() <= measured.items()
+
+
+def require_all(profile: Profile) -> None:
+    """Makes sure that nothing of a profile failed.
+
+    Raises:
+        DeviceError: something did; what was measured is kept all the same.
+    """
+    if profile.failures:
+        raise DeviceError("; ".join(profile.failures.values()))
 
 
 def this_device() -> DeviceInfo:

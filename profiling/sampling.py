@@ -15,6 +15,7 @@ RunBlock = Callable[[int], Block]
 _SHUFFLE_SEED = 0
 _BLOCK_MS = 20.0
 _BLOCK_RUNS = 10
+_ROUNDS_PER_LOOK = 20  # looking goes through all samples, so it is done every 5 % more of them
 
 
 def block_runs(run_ms: float) -> int:
@@ -58,7 +59,15 @@ def take_turns(
     """
     turns: Turns[Name] = Turns(models)
     shuffle = random.Random(_SHUFFLE_SEED).shuffle  # noqa: S311 (an order, not a secret)
-    while waiting := turns.waiting(effort):
+    rounds = next_look = 0
+    waiting: list[Name] = []
+    while True:
+        if rounds >= next_look:
+            waiting = turns.waiting(effort)
+            next_look = rounds + 1 + rounds // _ROUNDS_PER_LOOK
+        if not (waiting := [name for name in waiting if name not in turns.failures]):
+            return turns
+        rounds += 1
         shuffle(waiting)
         for name in waiting:
             try:
@@ -66,4 +75,3 @@ def take_turns(
             except DeviceError as error:
                 turns.failures[name] = str(error)
         after_round(turns)
-    return turns

@@ -12,6 +12,7 @@ from profiling.statistics import Array, Block
 Mark = Literal["drift", "two-modes", "throttling"]
 
 _MIN_BLOCKS = 8
+_STRETCHES = 16
 _MIN_DRIFT = 0.05
 _DRIFT_SCORE = 3.0
 _MIN_MODE_SHARE = 0.10
@@ -39,9 +40,11 @@ def marks(blocks: Sequence[Block], *, throttled: bool = False) -> tuple[Mark, ..
 def drift(blocks: Sequence[Block]) -> float:
     """By what share the latency rose (or fell) from the first block to the last; 0 where chance explains it.
 
-    Theil and Sen's slope through the blocks' medians where Mann and Kendall's trend test has |z| > 3.
+    Theil and Sen's slope where Mann and Kendall's trend test has |z| > 3, through the blocks' medians, or where there
+    are many, through those of 16 stretches of blocks: the test takes its values for independent, and a burst that
+    slows a few blocks running leaves the median of a stretch alone.
     """
-    medians = np.array([np.median(block) for block in blocks])
+    medians = _of_stretches(np.array([np.median(block) for block in blocks]))
     count = len(medians)
     if count < _MIN_BLOCKS:
         return 0.0
@@ -50,7 +53,14 @@ def drift(blocks: Sequence[Block]) -> float:
     score = np.sign(differences).sum() / np.sqrt(count * (count - 1) * (2 * count + 5) / 18)
     if abs(score) <= _DRIFT_SCORE:
         return 0.0
-    return float(np.median(differences / (later - earlier)) * (count - 1) / np.median(medians))
+    steps = count * (1 - 1 / len(blocks))  # from the first block to the last
+    return float(np.median(differences / (later - earlier)) * steps / np.median(medians))
+
+
+def _of_stretches(medians: Array) -> Array:
+    if len(medians) <= _STRETCHES:
+        return medians
+    return np.array([np.median(stretch) for stretch in np.array_split(medians, _STRETCHES)])
 
 
 def has_two_modes(blocks: Sequence[Block]) -> bool:

@@ -21,6 +21,7 @@ Array = npt.NDArray[np.float64]
 _ONE_SIDED_95 = NormalDist().inv_cdf(0.95)
 _EARLY_STOPPING_CONFIDENCE = 0.99
 _HARDLY_SKEWED = 1e-6
+_FASTEST_OF = 5
 
 
 class LatencySummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,6 +34,7 @@ class LatencySummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         mean_high_ms: its upper end.
         std_ms: their standard deviation.
         min_ms: the fastest.
+        p5_ms: about what a run takes that nothing disturbs.
         p50_ms: half of the runs took no longer; p90_ms, p95_ms and p99_ms likewise.
         p90_bound_ms: what 90 % of all runs keep with 99 % confidence, by MLPerf's early stopping; None of too few runs.
         p99_bound_ms: what 99 % of all runs keep.
@@ -45,6 +47,7 @@ class LatencySummary(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     mean_high_ms: float | None
     std_ms: float
     min_ms: float
+    p5_ms: float
     p50_ms: float
     p90_ms: float
     p95_ms: float
@@ -100,13 +103,15 @@ class Effort(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def __post_init__(self) -> None:
         if not (self.relative_half_width > 0 and 0 < self.min_runs <= self.max_runs and self.max_seconds > 0):
             raise ValueError("an effort has positive limits, and its floor is not above its cap")
+        if self.percentile is not None and not 0 < self.percentile < 1:
+            raise ValueError("a percentile is a share between 0 and 1")
 
 
 def summarize(blocks: Sequence[Block]) -> LatencySummary:
     """Summarises blocks of latency samples (milliseconds; at least one sample)."""
     samples = _pooled(blocks)
     low, high = mean_interval(blocks) if len(blocks) > 1 else (None, None)
-    p50, p90, p95, p99 = (float(value) for value in np.percentile(samples, [50, 90, 95, 99]))
+    p5, p50, p90, p95, p99 = (float(value) for value in np.percentile(samples, [5, 50, 90, 95, 99]))
     return LatencySummary(
         count=len(samples),
         mean_ms=float(samples.mean()),
@@ -114,6 +119,7 @@ def summarize(blocks: Sequence[Block]) -> LatencySummary:
         mean_high_ms=high,
         std_ms=float(samples.std(ddof=1)) if len(samples) > 1 else 0.0,
         min_ms=float(samples.min()),
+        p5_ms=p5,
         p50_ms=p50,
         p90_ms=p90,
         p95_ms=p95,
@@ -162,20 +168,20 @@ def _unskewed(quantile: float, skewness: float) -> float:
 
 def measured_enough(blocks: Sequence[Block], effort: Effort) -> bool:
     """Whether the samples satisfy ``effort``, as the premodel paper's rule has it (half-width under 5 %)."""
-    samples = _pooled(blocks)
     if exhausted(blocks, effort):
         return True
-    if len(samples) < effort.min_runs or samples.sum() < effort.min_seconds * 1e3:
+    runs, total_ms = _totals(blocks)
+    if runs < effort.min_runs or total_ms < effort.min_seconds * 1e3:
         return False
-    if effort.percentile and early_stopping_bound(samples, effort.percentile) is None:
+    if effort.percentile and early_stopping_bound(_pooled(blocks), effort.percentile) is None:
         return False
-    return half_width(blocks) <= effort.relative_half_width * float(samples.mean())
+    return half_width(blocks) <= effort.relative_half_width * total_ms / runs
 
 
 def exhausted(blocks: Sequence[Block], effort: Effort) -> bool:
     """Whether a cap of ``effort`` is reached."""
-    samples = _pooled(blocks)
-    return len(samples) >= effort.max_runs or bool(samples.sum() >= effort.max_seconds * 1e3)
+    runs, total_ms = _totals(blocks)
+    return runs >= effort.max_runs or total_ms >= effort.max_seconds * 1e3
 
 
 def early_stopping_bound(samples: Array | Block, percentile: float) -> float | None:
@@ -196,45 +202,53 @@ def _slow_samples_allowed(count: int, percentile: float) -> int:
     The largest t with P(Binomial(count, 1 - percentile) <= t) <= 1 - confidence: so few slow ones would be
     that unlikely, were the percentile above the bound.
     """
-    slow, total, allowed = 1 - percentile, 0.0, -1
-    for above in range(count + 1):
+    return _most_unlikely(count, 1 - percentile, 1 - _EARLY_STOPPING_CONFIDENCE)
+
+
+def _most_unlikely(count: int, share: float, chance: float) -> int:
+    """The largest k with P(Binomial(count, share) <= k) <= chance; -1 where there is none."""
+    total, largest = 0.0, -1
+    for k in range(count + 1):
         logarithm = (
-            math.lgamma(count + 1) - math.lgamma(above + 1) - math.lgamma(count - above + 1)
-            + above * math.log(slow) + (count - above) * math.log(percentile)
+            math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+            + k * math.log(share) + (count - k) * math.log(1 - share)
         )  # fmt: skip
         total += math.exp(logarithm)
-        if total > 1 - _EARLY_STOPPING_CONFIDENCE:
+        if total > chance:
             break
-        allowed = above
-    return allowed
+        largest = k
+    return largest
 
 
 def paired_ratio(blocks: Sequence[Block], reference: Sequence[Block]) -> Ratio:
-    """How many times as long as the reference, from blocks taken in the same rounds.
+    """How many times as long as the reference a model takes undisturbed, from blocks taken in the same rounds.
 
-    The median over rounds of the ratio of the blocks' medians: what slows a round down falls on both alike. The
-    interval is the sign test's, between order statistics of the rounds' ratios.
+    The median over rounds of the ratio of the blocks' fastest runs. What slows a whole round down falls on both alike,
+    and what disturbs single runs leaves the fastest of a few alone: beside load that comes and goes this varies a
+    tenth as much as a ratio of medians. Rounds of short blocks are taken together. The interval is the sign test's,
+    between order statistics.
     """
-    ratios = np.sort([np.median(block) / np.median(other) for block, other in zip(blocks, reference, strict=False)])
+    rounds = min(len(blocks), len(reference))
+    together = -(-_FASTEST_OF // min(min(map(len, blocks)), min(map(len, reference))))
+    starts = range(0, max(1, rounds - together + 1), together)
+    ratios = np.sort([_fastest(blocks, at, together) / _fastest(reference, at, together) for at in starts])
     rank = _median_rank(len(ratios))
     return Ratio(value=float(np.median(ratios)), low=float(ratios[rank]), high=float(ratios[-1 - rank]))
 
 
+def _fastest(blocks: Sequence[Block], at: int, together: int) -> float:
+    return min(min(block) for block in blocks[at : at + together])
+
+
 def _median_rank(count: int) -> int:
     """The rank, from 0, of the order statistic that bounds the median from below with 97.5 % confidence."""
-    total, rank = 0.0, 0
-    for below in range(count // 2):
-        total += math.comb(count, below) * 0.5**count
-        if total > 0.025:
-            break
-        rank = below
-    return rank
+    return max(_most_unlikely(count, 0.5, 0.025), 0)
 
 
 def student_quantile(degrees: int) -> float:
-    """The 97.5 % quantile of Student's t distribution, to three digits (Cornish-Fisher, Hill 1970, from 3 degrees)."""
-    if degrees < 3:
-        return {1: 12.706, 2: 4.303}[degrees]
+    """The 97.5 % quantile of Student's t distribution, to three digits (Cornish-Fisher, Hill 1970, from 4 degrees)."""
+    if degrees < 4:
+        return {1: 12.706, 2: 4.303, 3: 3.182}[degrees]
     z = NormalDist().inv_cdf(0.975)
     terms = (
         (z**3 + z) / 4,
@@ -246,5 +260,10 @@ def student_quantile(degrees: int) -> float:
     return z + math.fsum(corrections)
 
 
+def _totals(blocks: Sequence[Block]) -> tuple[int, float]:
+    """The number of runs and their time, in ms; asked for after each round, so without arrays."""
+    return sum(map(len, blocks)), float(sum(map(sum, blocks)))
+
+
 def _pooled(blocks: Sequence[Block]) -> Array:
-    return np.concatenate([np.asarray(block, dtype=float) for block in blocks]) if blocks else np.empty(0)
+    return np.concatenate([np.asarray(block, dtype=float) for block in blocks])

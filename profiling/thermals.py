@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fleetfoot.errors import DeviceError
 from profiling.statistics import Block
+
+RunBlock = Callable[[int], Block]
 
 _SLOWED = 0.90
 _WINDOW_SECONDS = 20.0
@@ -44,37 +47,43 @@ class Clock:
 
 
 def heat_up(
-    models: Mapping[str, Callable[[int], Block]],
+    models: Mapping[str, RunBlock],
     interrupt: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Runs models in turn without a pause until the latency of a round stays within 2 % for 20 s, at most 10 minutes.
 
     Args:
-        models: what runs a block of so many runs and returns its latencies.
+        models: what runs a block of so many runs and returns its latencies, in ms; what raises DeviceError is left out.
         interrupt: called between rounds.
         clock: seconds.
     """
-    if not models:
-        return
+    running = dict(models)
     start = clock()
-    before = _window(models, interrupt, clock)
-    while clock() - start < _MAX_SECONDS:
-        now = _window(models, interrupt, clock)
+    before = _window(running, interrupt, clock)
+    while running and clock() - start < _MAX_SECONDS:
+        now = _window(running, interrupt, clock)
         if abs(now - before) <= _STEADY * before:
             return
         before = now
 
 
-def _window(models: Mapping[str, Callable[[int], Block]], interrupt: Callable[[], None],
-            clock: Callable[[], float]) -> float:  # fmt: skip
-    """The median time of a round over all models, in ms, over 20 s."""
+def _window(running: dict[str, RunBlock], interrupt: Callable[[], None], clock: Callable[[], float]) -> float:
+    """The median time of a round over all models, in ms, over 20 s; takes out of ``running`` what fails."""
     start = clock()
     rounds: list[float] = []
-    while not rounds or clock() - start < _WINDOW_SECONDS:
-        rounds.append(sum(float(np.median(run(_BLOCK_RUNS))) for run in models.values()))
+    while running and (not rounds or clock() - start < _WINDOW_SECONDS):
+        rounds.append(sum(_block_ms(running, name) for name in list(running)))
         interrupt()
-    return float(np.median(rounds))
+    return float(np.median(rounds)) if rounds else 0.0
+
+
+def _block_ms(running: dict[str, RunBlock], name: str) -> float:
+    try:
+        return float(np.median(running[name](_BLOCK_RUNS)))
+    except DeviceError:  # why, it says again when it is measured
+        del running[name]
+        return 0.0
 
 
 def _total(paths: list[Path]) -> int:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self, TypeVar
-
-import msgspec
 import numpy.typing as npt
 from Pyro5 import errors as pyro_errors
 from Pyro5.api import Proxy
 
+from fleetfoot.client import Client
 from fleetfoot.errors import ServiceError
+from fleetfoot.wire import SERIALIZER, pack_array, register_errors
 from premodel.policy import Choice, Objective, check_budget
 from runtime.answers import Answer, Description, OnMiss, Stats
-from runtime.wire import SERIALIZER, pack_array, pack_objective, register_errors
+from runtime.wire import pack_objective
 
-T = TypeVar("T")
 _TIMEOUT_SECONDS = 10.0
 
 
@@ -29,16 +25,19 @@ def connect(uri: str, timeout_s: float = _TIMEOUT_SECONDS) -> RemoteSelector:
     return RemoteSelector(uri, timeout_s)
 
 
-class RemoteSelector:
+class RemoteSelector(Client):
     """A selector behind a URI; calls, answers and errors are those of ``runtime.Selector``.
 
     A connection belongs to the thread that made it. The budget is time on the service: what the way
     there and back takes is the caller's.
     """
 
+    SERVICE = "selector service"
+    COMMAND = "serve-zoo"
+
     def __init__(self, uri: str, timeout_s: float) -> None:
+        super().__init__(uri)
         register_errors()
-        self._uri = uri
         try:
             self._proxy = Proxy(uri)
             self._proxy._pyroSerializer = SERIALIZER
@@ -80,30 +79,3 @@ class RemoteSelector:
     def close(self) -> None:
         """Ends the connection."""
         self._proxy._pyroRelease()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _typed(self, kind: type[T], call: Callable[[], Any]) -> T:
-        answer = self._call(call)
-        try:
-            return msgspec.convert(answer, type=kind)
-        except msgspec.ValidationError:
-            raise ServiceError(f"what answers at {self._uri} is no selector service of this version") from None
-
-    def _call(self, call: Callable[[], Any]) -> Any:
-        try:
-            return call()
-        except pyro_errors.TimeoutError:
-            raise ServiceError(f"{self._uri} did not answer in time") from None
-        except (pyro_errors.CommunicationError, pyro_errors.NamingError, OSError) as error:
-            raise ServiceError(
-                f"no selector service answers at {self._uri}: {error}; start one with serve-zoo"
-            ) from None
-        except (pyro_errors.PyroError, AttributeError) as error:
-            raise ServiceError(f"what answers at {self._uri} is no selector service: {error}") from None

@@ -24,7 +24,7 @@ def serve_zoo(path: Path, host: str, port: int, device: str) -> None:
     from runtime.selector import Selector
     from runtime.service import serve
 
-    serve(Selector.open(path, device), host, port, ready=click.echo)
+    serve(Selector.open(path, device, pinned=True), host, port, ready=click.echo)
 
 
 @command("query-zoo", example="query-zoo --uri PYRO:selector@127.0.0.1:9090 --input digit.png --budget-ms 0.5")

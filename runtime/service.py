@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,24 +9,23 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-from Pyro5 import errors as pyro_errors
-from Pyro5 import serializers
-from Pyro5.api import Daemon, expose
+from Pyro5.api import expose
 
-from fleetfoot.errors import ServiceError, UsageError
+from fleetfoot.daemon import SafeDaemon
+from fleetfoot.errors import ServiceError
+from fleetfoot.wire import unpack_array
 from runtime.answers import OnMiss
 from runtime.selector import Selector
-from runtime.wire import register_errors, unpack_array, unpack_objective
+from runtime.wire import unpack_objective
 
 OBJECT_ID = "selector"
 _DRAIN_SECONDS = 10.0
 _REPLY_SECONDS = 0.2
-_HELLO_SECONDS = 2.0
 
 
 @expose
 class SelectorService:
-    """What clients may call; arrays and answers travel as ``runtime.wire`` has it."""
+    """What clients may call; arrays and answers travel as ``fleetfoot.wire`` has it."""
 
     def __init__(self, selector: Selector) -> None:
         self._selector = selector
@@ -92,35 +89,6 @@ class SelectorService:
         time.sleep(_REPLY_SECONDS)  # Pyro5 sends a reply after the call has returned
 
 
-class _NoMarshal(serializers.MarshalSerializer):  # type: ignore[misc]
-    """Stands in for Python's marshal format, which is not safe to read from strangers."""
-
-    def loads(self, data: bytes) -> Any:
-        raise pyro_errors.SecurityError("this service does not read marshal: use msgpack or serpent")
-
-    loadsCall = loads  # noqa: N815 (Pyro5's name)
-
-
-class _Daemon(Daemon):  # type: ignore[misc]
-    """A Pyro5 daemon that takes no marshal and waits for nobody's hello for long.
-
-    Each connection holds a thread of its pool (80), and one too many is closed.
-    """
-
-    def _handshake(self, conn: Any, denied_reason: str | None = None) -> bool:
-        """Answers a new connection, which must say hello soon; one too many is closed without a word."""
-        if denied_reason:
-            return False
-        conn.timeout = _HELLO_SECONDS
-        accepted: bool = super()._handshake(conn)
-        conn.timeout = None
-        return accepted
-
-    def _Daemon__deserializeBlobArgs(self, message: Any) -> Any:  # noqa: N802 (Pyro5's private method, overridden)
-        """Refuses messages that are passed on unread: Pyro5 would read part of them with marshal."""
-        raise pyro_errors.SecurityError("this service takes no serialised blobs")
-
-
 def serve(selector: Selector, host: str, port: int, ready: Callable[[str], None]) -> None:
     """Serves until SIGTERM or SIGINT; then requests under way are finished, and it returns.
 
@@ -134,26 +102,8 @@ def serve(selector: Selector, host: str, port: int, ready: Callable[[str], None]
         UsageError: no address, which would mean all of them.
         ServiceError: the address cannot be listened on.
     """
-    if not host:
-        raise UsageError("--host must name an address; 0.0.0.0 means all of this machine's")
-    register_errors()
-    serializers.serializers_by_id[serializers.MarshalSerializer.serializer_id] = _NoMarshal()
     service = SelectorService(selector)
-    try:
-        daemon = _Daemon(host=host, port=port)
-    except OSError as error:
-        hint = "; choose another --port" if error.errno == errno.EADDRINUSE else ""
-        raise ServiceError(f"cannot listen on {host}:{port}: {error.strerror or error}{hint}") from None
-    stopping = threading.Event()
-
-    def stop(_signal: int, _frame: Any) -> None:
-        stopping.set()
-        daemon.transportServer.wakeup()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    with daemon:
+    with SafeDaemon(host, port) as daemon:
         uri = daemon.register(service, OBJECT_ID)
-        ready(str(uri))
-        daemon.requestLoop(lambda: not stopping.is_set())
+        daemon.serve(lambda: ready(str(uri)))
         service._drain()

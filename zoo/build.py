@@ -21,7 +21,7 @@ from fleetfoot.console import be_quiet, note, progress, warn
 from fleetfoot.errors import NotAZooError, SchemaError, UsageError, ZooError
 from fleetfoot.files import atomic_path, is_document, is_temporary, remove_temporaries, sha256, write_bytes
 from profiling.device import connected
-from profiling.profile import Profile
+from profiling.profile import Profile, require_all
 from zoo.backend import tf
 from zoo.base import begin_base, finish_base
 from zoo.batches import TrainingData
@@ -33,7 +33,7 @@ from zoo.formats import register_custom_objects
 from zoo.measure import record_outcomes, with_outcomes
 from zoo.models import Base, image_size
 from zoo.outcomes import Outcomes
-from zoo.profiles import profile_variants, require_all
+from zoo.profiles import targets_of, write_profile
 from zoo.record import BuildOptions, BuildRecord, model_sha256, tool_versions
 from zoo.search.journal import Journal, Trial
 from zoo.search.strategies import Proposal, Strategy, make_strategy
@@ -107,7 +107,9 @@ def _build(
     variants = _as_edited(out, [variant for trial in trials for variant in trial.variants])
     if not _is_profiled(out, {variant.id: variant.sha256 for variant in variants}, device_id):
         with connected(options.device) as device:  # when all training is over, so that none loads the device meanwhile
-            require_all(profile_variants(out, variants, device))
+            profile = device.measure(targets_of(out, variants))
+        write_profile(out, profile)
+        require_all(profile)
     outcomes = _ensure_outcomes(out, variants, dataset, splits)
     Manifest(
         name=out.resolve().name,

@@ -18,7 +18,7 @@ from fleetfoot.errors import DamagedFileError, ModelError, UsageError
 from fleetfoot.files import atomic_path, remove_temporaries, sha256
 from profiling.device import Device, connected
 from profiling.invoke import Model
-from profiling.profile import Profile
+from profiling.profile import Profile, require_all
 from zoo.build import locked
 from zoo.candidates import UNFINISHED
 from zoo.catalog import Manifest, Variant, Zoo
@@ -27,7 +27,7 @@ from zoo.export import predict
 from zoo.measure import outcome_rows, runs_here, with_outcomes
 from zoo.outcomes import Outcomes
 from zoo.paired import sure_gain
-from zoo.profiles import require_all, targets_of
+from zoo.profiles import targets_of
 from zoo.recipe import Recipe
 from zoo.record import BuildRecord
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import msgspec
 
 from fleetfoot.console import warn
-from fleetfoot.errors import DamagedFileError, DeviceError
+from fleetfoot.errors import DamagedFileError
 from profiling.device import Device
-from profiling.measuring import Request
-from profiling.profile import Conditions, Profile, Target
-from profiling.statistics import Effort
+from profiling.measuring import Request, measured_on
+from profiling.profile import Profile, Target, require_all
 from zoo.catalog import Variant, Zoo, profile_path
 
 
@@ -28,36 +27,19 @@ def targets_of(zoo: Path, variants: Sequence[Variant]) -> list[Target]:
     return [Target(variant.id, zoo / variant.file, variant.signature) for variant in variants]
 
 
-def profile_variants(
-    zoo: Path,
-    variants: Sequence[Variant],
-    device: Device,
-    conditions: Conditions = Conditions(),  # noqa: B008 (frozen)
-    effort: Effort = Effort(),  # noqa: B008 (frozen)
-    *,
-    operators: bool = False,
-    beside: bool = False,
-) -> Profile:
-    """Measures variants on a device in one run and writes the profile into the zoo directory.
+def write_profile(zoo: Path, profile: Profile, *, beside: bool = False) -> None:
+    """Writes a profile, unless it is empty, into a zoo directory.
 
     Args:
         zoo: the zoo directory, finished or not.
-        variants: the base model first, which the others' latencies are put in relation to.
-        device: where they are measured.
-        conditions: what holds meanwhile.
-        effort: when enough is measured.
-        operators: whether single operators are timed too.
-        beside: whether the profile is kept beside the one that the service goes by, rather than as that one.
-
-    Raises:
-        DeviceError: the device went away before anything was measured.
+        profile: of its variants.
+        beside: whether it is kept beside the one that premodel and service go by, rather than as that one.
     """
-    profile = device.measure(targets_of(zoo, variants), conditions=conditions, effort=effort, operators=operators)
-    if profile.measurements:
-        profile.write(profile_path(zoo, profile.device_id, conditions if beside else None))
-        if not beside:  # what it replaces must not stay beside it under its other name
-            profile_path(zoo, profile.device_id, conditions).unlink(missing_ok=True)
-    return profile
+    if not profile.measurements:
+        return
+    profile.write(profile_path(zoo, profile.device_id, profile.conditions if beside else None))
+    if not beside:  # what it replaces must not stay beside it under its other name
+        profile_path(zoo, profile.device_id, profile.conditions).unlink(missing_ok=True)
 
 
 def profile_on(device: Device, zoo: Zoo, request: Request, accuracy: bool, made: list[DeviceProfiles]) -> None:
@@ -77,24 +59,13 @@ def profile_on(device: Device, zoo: Zoo, request: Request, accuracy: bool, made:
     made.append(result)
     variants = [variant for variant in zoo.manifest.variants if _is_whole(zoo, variant)]
     for number, conditions in enumerate(request.conditions(device.info().cores)):
-        profile = profile_variants(
-            zoo.path, variants, device, conditions, request.effort, operators=request.operators, beside=number > 0
-        )
+        profile = measured_on(device, targets_of(zoo.path, variants), conditions, request)
+        write_profile(zoo.path, profile, beside=number > 0)
         result.profiles.append(profile)
     if accuracy:
-        result.accuracy = _accuracy_on(device, zoo)
+        result.accuracy = _accuracy_on(device, zoo, variants)
     for profile in result.profiles:
         require_all(profile)
-
-
-def require_all(profile: Profile) -> None:
-    """Makes sure that nothing of a profile failed.
-
-    Raises:
-        DeviceError: something did; what was measured is kept all the same.
-    """
-    if profile.failures:
-        raise DeviceError("; ".join(profile.failures.values()))
 
 
 def _is_whole(zoo: Zoo, variant: Variant) -> bool:
@@ -106,12 +77,12 @@ def _is_whole(zoo: Zoo, variant: Variant) -> bool:
     return True
 
 
-def _accuracy_on(device: Device, zoo: Zoo) -> dict[str, float]:
+def _accuracy_on(device: Device, zoo: Zoo, variants: Sequence[Variant]) -> dict[str, float]:
     """Records what the variants answer on a device; returns how often each is right on the test split."""
     from zoo.measure import record_outcomes_on
     from zoo.record import BuildRecord
 
     record = BuildRecord.read(zoo.path / BuildRecord.FILE)
-    outcomes = record_outcomes_on(device, zoo.path, zoo.manifest.variants, record.load_data(), record.indices())
+    outcomes = record_outcomes_on(device, zoo.path, variants, record.load_data(), record.indices())
     right = outcomes.accuracy("test")
-    return {name: right[name] for name in zoo.variants}
+    return {variant.id: right[variant.id] for variant in variants}

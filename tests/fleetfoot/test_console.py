@@ -319,6 +319,33 @@ with progress("counting", 3) as advance:
     assert "counting" not in said_on_a_terminal(program, "quiet")
 
 
+def test_beside_a_progress_bar_another_is_not_drawn_and_both_go_on() -> None:
+    program = """
+import threading, time
+from fleetfoot.console import progress
+
+def count(name):
+    with progress(name, 2) as advance:
+        for _ in range(2):
+            time.sleep(0.15)
+            advance(1)
+
+with progress("outer", 1) as advance:
+    count("inner")
+    thread = threading.Thread(target=count, args=("beside",))
+    thread.start()
+    thread.join()
+    advance(1)
+count("after")
+"""
+    said = said_on_a_terminal(program)
+    assert "outer" in said
+    assert "after" in said
+    assert "inner" not in said
+    assert "beside" not in said
+    assert "Traceback" not in said
+
+
 def said_on_a_terminal(program: str, *arguments: str) -> str:
     """What a program writes to a terminal that is its standard error."""
     parent, child = os.openpty()

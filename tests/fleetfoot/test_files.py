@@ -20,6 +20,7 @@ from fleetfoot.files import Document, atomic_path, remove_temporaries, sha256, w
 
 class Note(Document, frozen=True, kw_only=True):
     SCHEMA_VERSION: ClassVar[int] = 3
+    OLDEST_READ: ClassVar[int] = 2
 
     text: str
     numbers: tuple[int, ...] = ()
@@ -147,6 +148,14 @@ def test_a_document_is_written_under_the_current_schema_version(tmp_path: Path) 
 def test_an_older_document_is_read(tmp_path: Path) -> None:
     (tmp_path / "note.json").write_text('{"schema_version": 2, "text": "hello"}')
     assert Note.read(tmp_path / "note.json").text == "hello"
+
+
+@pytest.mark.parametrize("version", [1, 0, -1])
+def test_a_document_that_is_too_old_is_refused_even_if_its_fields_are_others(tmp_path: Path, version: int) -> None:
+    path = tmp_path / "note.json"
+    path.write_text(f'{{"schema_version": {version}, "words": []}}')
+    with pytest.raises(SchemaError, match=r"note\.json was written by an older Fleetfoot.*: make it anew$"):
+        Note.read(path)
 
 
 def test_a_newer_document_is_refused_even_if_its_fields_are_others(tmp_path: Path) -> None:

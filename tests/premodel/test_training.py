@@ -35,7 +35,8 @@ def scaled(profile: Profile, factor: float, device_id: str | None = None) -> Pro
 
     def slower(latency: Any) -> Any:
         fields = msgspec.structs.asdict(latency)
-        return type(latency)(**{name: value * (1 if name == "count" else factor) for name, value in fields.items()})
+        times = {name: factor * value for name, value in fields.items() if name.endswith("_ms") and value is not None}
+        return msgspec.structs.replace(latency, **times)
 
     return msgspec.structs.replace(
         profile,
@@ -282,7 +283,7 @@ def test_outcomes_of_inputs_that_the_data_does_not_have_are_refused(zoo_copy: Pa
 
 def test_a_zoo_that_was_never_measured_says_what_to_run(zoo_copy: Path) -> None:
     shutil.rmtree(zoo_copy / "profiles")
-    assert re.search("has no current profile: run build-zoo", refused(zoo_copy, ZooError))
+    assert re.search("has no current profile: run profile-zoo", refused(zoo_copy, ZooError))
 
 
 def test_a_zoo_measured_elsewhere_only_says_what_to_run(zoo_copy: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from smallmodels import SIGNATURE, addition
 
-from fleetfoot.errors import ModelError
-from profiling.invoke import Model
+from fleetfoot.errors import DeviceError, ModelError
+from profiling.invoke import Model, pin
 
 
 @pytest.fixture(scope="session")
@@ -112,8 +114,10 @@ def test_a_missing_model_is_named(tmp_path: Path) -> None:
 def test_a_model_without_a_signature_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "plain.tflite"
     path.write_bytes(converted_without_signature())
-    with pytest.raises(ModelError, match="no signature"):
-        Model(path)
+    with pytest.raises(ModelError, match=r"plain\.tflite has no signature: export it with one"):
+        Model(path).runner("")
+    with pytest.raises(ModelError, match="has no signature"):
+        Model(path).exercise("serving_default")
 
 
 def test_a_model_of_two_inputs_is_refused(tmp_path: Path) -> None:
@@ -121,6 +125,63 @@ def test_a_model_of_two_inputs_is_refused(tmp_path: Path) -> None:
     path.write_bytes(converted_of_two_inputs())
     with pytest.raises(ModelError, match="2 inputs and 1 outputs"):
         Model(path).runner("serving_default")
+
+
+def test_what_cannot_be_served_can_be_exercised(tmp_path: Path) -> None:
+    for name, content in ("plain", converted_without_signature()), ("two", converted_of_two_inputs()):
+        path = tmp_path / f"{name}.tflite"
+        path.write_bytes(content)
+        run = Model(path).exercise("" if name == "plain" else "serving_default")
+        assert np.array_equal(answer_of(run()), answer_of(run()))
+
+
+def answer_of(output: Any) -> Any:
+    """The one array among the outputs of a run, whatever holds it."""
+    (array,) = output.values() if isinstance(output, dict) else output
+    return array
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_a_model_is_exercised_with_numbers_that_it_takes(tmp_path: Path, dtype: str) -> None:
+    run = Model(addition(tmp_path / "one.tflite", dtype=dtype).path).exercise(SIGNATURE)
+    answer = run()
+    assert answer.shape == (1, 8)
+    assert ((answer >= 0) & (answer <= 2)).all()
+
+
+@pytest.mark.parametrize("signature", [True, False])
+def test_a_size_that_is_left_open_is_named(tmp_path: Path, signature: bool) -> None:
+    path = addition(
+        tmp_path / "open.tflite", size=(1, 8, 3), given_size=(-1, 8, -1), two_inputs=True, signature=signature
+    ).path
+    with pytest.raises(ModelError, match=r"'t0' has no fixed size \(\?×8×\?\): export the model with one"):
+        Model(path).exercise(SIGNATURE if signature else "")
+
+
+def test_a_batch_of_any_size_is_a_batch_of_one(tmp_path: Path) -> None:
+    runner = Model(addition(tmp_path / "batch.tflite", given_size=(-1, 8)).path).runner(SIGNATURE)
+    assert runner.input.shape == (1, 8)
+    np.testing.assert_array_equal(runner(np.ones((1, 8), np.float32)), np.full((1, 8), 2))
+
+
+def test_text_is_refused(tmp_path: Path) -> None:
+    path = addition(tmp_path / "text.tflite", beside="string").path
+    with pytest.raises(ModelError, match="'t1' holds text, and only numbers are supported"):
+        Model(path).exercise(SIGNATURE)
+
+
+def test_a_thread_keeps_to_the_cores_that_it_is_pinned_to() -> None:
+    before = os.sched_getaffinity(0)
+    last = max(before)
+    try:
+        pin(())
+        assert os.sched_getaffinity(0) == before
+        pin((last,))
+        assert os.sched_getaffinity(0) == {last}
+    finally:
+        os.sched_setaffinity(0, before)
+    with pytest.raises(DeviceError, match=r"cannot run on cores \[4096\]: there are \[0"):
+        pin((4096,))
 
 
 def converted_without_signature() -> bytes:

@@ -147,6 +147,24 @@ def test_inspect_zoo_shows_and_verifies(core: Python, finished_zoo: Path, refere
     assert "variants, 10 classes" in core(code, finished_zoo).stdout
 
 
+def test_profile_zoo_measures(core: Python, zoo_copy: Path) -> None:
+    (path,) = (zoo_copy / "profiles").glob("*.json")
+    path.unlink()
+    code = RUN.format(module="zoo.commands", command="profile_zoo")
+    (made,) = printed(core(code, zoo_copy, "--json", "--min-runs", 20, "--half-width", 0.5, "--max-seconds", 1))
+    (profile,) = made["profiles"]
+    variants = json.loads((zoo_copy / "zoo.json").read_text())["variants"]
+    assert list(profile["measurements"]) == [variant["id"] for variant in variants]
+    assert path.exists()
+
+
+def test_profile_zoo_says_what_to_install_for_accuracy(core: Python, zoo_copy: Path) -> None:
+    code = RUN.format(module="zoo.commands", command="profile_zoo")
+    done = core(code, zoo_copy, "--accuracy", "--min-runs", 20, "--half-width", 0.5, "--max-seconds", 1)
+    assert done.returncode == 1
+    assert re.fullmatch(r"profile-zoo: .+fleetfoot\[build\].*\n", done.stderr)
+
+
 @pytest.mark.parametrize(
     ("module", "command"), [("zoo.commands", "build_zoo"), ("premodel.commands", "train_premodel")]
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import pytest
 
 from fleetfoot.errors import (
     BudgetError,
+    DeviceError,
     InputError,
     NotAZooError,
     OverBudgetError,
@@ -26,7 +29,7 @@ from fleetfoot.files import sha256
 from premodel.plan import ESTIMATE_FILE, Plan
 from premodel.policy import Objective
 from profiling.invoke import Model
-from profiling.profile import Profile, this_device
+from profiling.profile import Conditions, Profile, this_device
 from runtime import Answer, Selector
 from zoo.catalog import Zoo
 
@@ -397,3 +400,50 @@ def test_eight_threads_get_the_answers_that_one_would_get(selector: Selector, im
     assert stats.chosen == Counter(answer.variant for _, answer in answers)
     assert stats.late == sum(not answer.within_budget for _, answer in answers)
     assert stats.refused == 0
+
+
+# --- the cores that were profiled ---
+
+
+@pytest.fixture
+def pin_profile(zoo_copy: Path) -> Callable[[int], Path]:
+    """A function that makes the zoo's profile of this machine one of a single core."""
+
+    def write(core: int) -> Path:
+        path = Zoo.open(zoo_copy).profile_path(HERE)
+        msgspec.structs.replace(Profile.read(path), conditions=Conditions(cpus=(core,), threads=2)).write(path)
+        return zoo_copy
+
+    return write
+
+
+def affinity_after_opening(path: Path, pinned: bool) -> set[int]:
+    """The cores that a thread may run on, and any thread that it starts, once it opened a selector."""
+    found: list[set[int]] = []
+
+    def open_it() -> None:
+        selector = Selector.open(path, pinned=pinned)
+        assert selector.describe().device_id == HERE
+        found.append(os.sched_getaffinity(0))
+
+    thread = threading.Thread(target=open_it)
+    thread.start()
+    thread.join()
+    (cores,) = found
+    return cores
+
+
+def test_a_service_s_selector_keeps_to_the_cores_that_were_profiled_and_an_app_s_does_not(
+    pin_profile: Callable[[int], Path],
+) -> None:
+    everywhere = os.sched_getaffinity(0)
+    path = pin_profile(max(everywhere))
+    assert affinity_after_opening(path, pinned=True) == {max(everywhere)}
+    assert affinity_after_opening(path, pinned=False) == everywhere
+    assert os.sched_getaffinity(0) == everywhere
+
+
+def test_cores_that_are_not_there_are_named(pin_profile: Callable[[int], Path]) -> None:
+    path = pin_profile(4096)
+    with pytest.raises(DeviceError, match=r"cannot run on cores \[4096\]: there are \["):
+        Selector.open(path, pinned=True)

@@ -12,19 +12,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from Pyro5 import protocol
 from Pyro5.api import Proxy
-from Pyro5.errors import CommunicationError, PyroError
 
 from fleetfoot.errors import BudgetError, InputError, OverBudgetError, ServiceError
+from fleetfoot.wire import register_errors
 from runtime import Answer, connect
-from runtime.wire import register_errors
 
 BIN = Path(sys.executable).parent
 FOREVER = math.inf
@@ -114,37 +111,6 @@ def test_wrong_arguments_are_refused(proxy: Any, images: Any) -> None:
 # --- strangers ---
 
 
-@pytest.mark.usefixtures("still_serves")
-def test_marshal_is_not_read_when_connecting(proxy: Any, images: Any) -> None:
-    proxy._pyroSerializer = "marshal"
-    with pytest.raises(CommunicationError, match="this service does not read marshal"):
-        proxy.infer(images[0].tolist(), FOREVER)
-
-
-@pytest.mark.usefixtures("still_serves")
-def test_marshal_is_not_read_once_connected(proxy: Any, images: Any) -> None:
-    proxy._pyroBind()
-    proxy._pyroSerializer = "marshal"
-    with pytest.raises(PyroError, match="this service does not read marshal"):
-        proxy.infer(images[0].tolist(), FOREVER)
-
-
-def test_marshal_is_not_read_beside_a_request_either(serve: Any, finished_zoo: Path, images: Any) -> None:
-    """These bytes are a set that holds a tuple that holds itself: reading them kills Python."""
-    service = serve(finished_zoo, "--port", 0)
-    deadly = b"<\x01\x00\x00\x00\xa9\x01r\x00\x00\x00\x00"
-    with Proxy(service.uri) as proxy:
-        proxy._pyroBind()
-        message = protocol.SendingMessage(
-            protocol.MSG_INVOKE, protocol.FLAGS_KEEPSERIALIZED, 0, 1, b"", annotations={"BLBI": deadly}
-        )
-        proxy._pyroConnection.send(message.data)
-        with suppress(CommunicationError):  # whether it answers or hangs up is its own choice
-            protocol.recv_stub(proxy._pyroConnection)
-    with connect(service.uri) as selector:
-        assert isinstance(selector.infer(images[0], FOREVER), Answer)
-
-
 @pytest.mark.parametrize("wrap", [lambda x: x, lambda x: [x]], ids=["alone", "in a list"])
 @pytest.mark.usefixtures("still_serves")
 def test_the_service_never_connects_to_where_a_request_points(proxy: Any, wrap: Callable[[Any], Any]) -> None:
@@ -172,52 +138,6 @@ def _ask_and_ignore(uri: str, x: Any) -> None:
             proxy.infer(x, FOREVER)
         except Exception:
             return
-
-
-HTTP = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-HEADER = struct.Struct("!4sHBBHHII16sHH")
-
-
-def message(kind: int, serializer: int, payload: bytes, *, flags: int = 0, size: int | None = None) -> bytes:
-    """A Pyro5 message, whatever is wrong with it."""
-    length = len(payload) if size is None else size
-    header = HEADER.pack(
-        b"PYRO", protocol.PROTOCOL_VERSION, kind, serializer, flags, 0, length, 0, b"\0" * 16, 0, 0x4DC5
-    )
-    return header + payload
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        pytest.param(b"", id="nothing"),
-        pytest.param(b"\0" * 1000, id="zeros"),
-        pytest.param(np.random.default_rng(0).bytes(5000), id="noise"),
-        pytest.param(HTTP, id="HTTP"),
-        pytest.param(b"PYRO" + b"\xff" * 100, id="another version"),
-        pytest.param(message(protocol.MSG_CONNECT, 1, b"")[:20], id="half a header"),
-        pytest.param(message(protocol.MSG_CONNECT, 1, b"1", size=1000), id="half a message"),
-        pytest.param(message(protocol.MSG_CONNECT, 1, b"", size=2**32 - 1), id="4 GiB announced"),
-        pytest.param(message(protocol.MSG_CONNECT, 99, b"data"), id="unknown format"),
-        pytest.param(message(protocol.MSG_CONNECT, 4, b"\xc1"), id="broken msgpack"),
-        pytest.param(message(protocol.MSG_CONNECT, 4, b"\x91" * 100_000 + b"\x90"), id="deep msgpack"),
-        pytest.param(message(protocol.MSG_CONNECT, 1, b"(" * 100_000), id="deep serpent"),
-        pytest.param(message(protocol.MSG_CONNECT, 1, b"# serpent utf-8\n" + b"-" * 100_000 + b"1"), id="long serpent"),
-        pytest.param(message(protocol.MSG_CONNECT, 3, b"[" * 100_000), id="deep JSON"),
-        pytest.param(message(protocol.MSG_CONNECT, 2, b"\xe3\0\0"), id="marshal"),
-        pytest.param(message(protocol.MSG_CONNECT, 1, b"no zlib", flags=protocol.FLAGS_COMPRESSED), id="broken zlib"),
-        pytest.param(message(protocol.MSG_INVOKE, 1, b"no handshake"), id="no handshake"),
-    ],
-)
-@pytest.mark.usefixtures("still_serves")
-def test_garbage_ends_its_own_connection_only(service_uri: str, data: bytes) -> None:
-    with socket.create_connection(address(service_uri), timeout=5) as connection:
-        connection.sendall(data)
-        with suppress(OSError):  # it is gone already, or has not read all of the garbage
-            connection.shutdown(socket.SHUT_WR)
-        with suppress(ConnectionError):
-            while connection.recv(4096):
-                pass
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleetfoot.errors import DamagedFileError, InputError, NotAZooError, SchemaError, UsageError
-from profiling.profile import Profile
-from zoo.catalog import InputSpec, Manifest, Zoo
+from profiling.profile import Conditions, Profile
+from zoo.catalog import InputSpec, Manifest, Zoo, profile_path
 from zoo.recipe import Recipe
 
 DIGIT = InputSpec(kind="image", shape=(8, 8, 1), dtype="float32", minimum=0, maximum=16)
@@ -240,7 +240,7 @@ def test_a_profile_of_other_variants_is_a_problem(zoo_copy: Path) -> None:
     msgspec.structs.replace(profile, measurements=measurements).write(path)
     (problem,) = zoo.problems()
     assert str(path) in problem
-    assert "run build-zoo" in problem
+    assert "run profile-zoo" in problem
 
 
 @damages
@@ -273,3 +273,17 @@ def test_the_profiles_of_a_zoo_come_in_order(zoo_copy: Path) -> None:
     assert zoo.profile_path(profile.device_id).exists()
     msgspec.structs.replace(profile, device_id="aaa").write(zoo.profile_path("aaa"))
     assert [found.device_id for found in zoo.profiles()] == ["aaa", profile.device_id]
+
+
+def test_a_profile_beside_the_service_s_is_named_by_its_conditions_and_only_inspected(zoo_copy: Path) -> None:
+    zoo = Zoo.open(zoo_copy)
+    (profile,) = zoo.profiles()
+    for conditions, slug in (Conditions(threads=4), "threads-4"), (Conditions(), "usual"):
+        path = profile_path(zoo_copy, profile.device_id, conditions)
+        assert path == zoo_copy / "profiles" / f"{profile.device_id}+{slug}.json"
+        msgspec.structs.replace(profile, conditions=conditions).write(path)
+    assert len(zoo.profile_files()) == 3
+    assert [found.conditions for found in zoo.profiles()] == [profile.conditions]
+    path.write_text("{")
+    (problem,) = zoo.problems()
+    assert str(path) in problem

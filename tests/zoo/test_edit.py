@@ -359,14 +359,14 @@ def test_the_profiles_that_do_not_know_what_was_brought_are_named_until_their_de
     assert status == 0
     added = id_of(zoo_copy, "mine-")
     (line,) = (line for line in err.splitlines() if line.startswith("warning: "))
-    assert f"the profiles of {elsewhere} lack {added}: the same build-zoo command" in line
+    assert f"the profiles of {elsewhere} lack {added}: profile-zoo {zoo_copy} " in line
 
     zoo = Zoo.open(zoo_copy)
     profiles = {profile.device_id: profile for profile in zoo.profiles()}
     assert profiles.keys() == ({here, elsewhere} if measured_here else {elsewhere})
     assert [name for name, profile in profiles.items() if added in profile.measurements] == [here] * measured_here
     (problem,) = zoo.build_problems()
-    assert f"{zoo.profile_path(elsewhere)} is of other variants: run build-zoo" in problem
+    assert f"{zoo.profile_path(elsewhere)} is of other variants: run profile-zoo" in problem
 
     monkeypatch.setattr("profiling.local.this_device", lambda: profiles[elsewhere].device)
     build_again(zoo_copy)

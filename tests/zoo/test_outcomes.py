@@ -79,6 +79,17 @@ def test_a_table_reads_as_it_was_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.stack(read.table["probabilities"]), np.stack(written.table["probabilities"]))
 
 
+def test_a_device_s_own_table_has_its_own_file_and_says_whose_it_is(tmp_path: Path) -> None:
+    outcomes = small_table()
+    assert Outcomes.path(tmp_path) == tmp_path / "outcomes.parquet"
+    path = Outcomes.path(tmp_path, "board-1")
+    assert path == tmp_path / "outcomes-board-1.parquet"
+    Outcomes(outcomes.table, outcomes.hashes, "board-1").write(path)
+    assert Outcomes.read(path).device_id == "board-1"
+    outcomes.write(Outcomes.path(tmp_path))
+    assert Outcomes.read(Outcomes.path(tmp_path)).device_id is None
+
+
 def test_a_column_is_a_table_of_inputs_by_variants_in_the_order_asked_for() -> None:
     correct = small_table().matrix("correct", "route", ["large", "small"])
     assert list(correct.columns) == ["large", "small"]

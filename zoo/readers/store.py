@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -19,13 +18,12 @@ import numpy.typing as npt
 from fleetfoot.console import note
 from fleetfoot.errors import DataError, ZooError
 from fleetfoot.files import Document, atomic_path, remove_temporaries
+from fleetfoot.folders import CACHE_VARIABLE, cache_directory
 from zoo.catalog import InputSpec
 from zoo.readers.tree import Stamp
 
 DECODING = 2
 """How files are decoded; to be raised with any change of the values that come of it."""
-
-CACHE_VARIABLE = "FLEETFOOT_CACHE"
 
 Array = npt.NDArray[Any]
 
@@ -105,14 +103,6 @@ class RowFile:
                 "shape": (self._rows, *row.shape),
             },
         )
-
-
-def cache_directory() -> Path:
-    """``$FLEETFOOT_CACHE``, or ``fleetfoot`` where the system keeps caches."""
-    if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen).expanduser()
-    caches = os.environ.get("XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path.home() / ".cache") / "fleetfoot"
 
 
 def fetch(

@@ -1,0 +1,1 @@
+"""Android phones over ADB, measured with Google's ``benchmark_model``."""

@@ -1,0 +1,181 @@
+"""Times many small models on this machine, in turns, in one process: ``python -m profiling.operators.timing``.
+
+It is told what to time as a line of JSON on standard input, and answers with one on standard output.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from fleetfoot.console import progress
+from fleetfoot.errors import DeviceError, FleetfootError
+from fleetfoot.silence import silenced
+from profiling.invoke import pin
+from profiling.operators.table import TimeModels, Timing
+from profiling.profile import Conditions
+
+QUIET = 0.05
+"""The share of runs below the time that is taken.
+
+What else runs on a machine makes all models slower for seconds at a time: a median falls into either state by chance,
+a low percentile into the quiet one.
+"""
+
+_PASSES, _ROUNDS = 3, 7
+_AT_ONCE = 64
+_SECONDS_A_ROUND = 0.005
+_FEWEST, _MOST = 2, 10
+_TICK_SECONDS = 0.5
+
+Run = Callable[[], None]
+
+
+class _Request(msgspec.Struct):
+    """What the process is told."""
+
+    paths: list[str]
+    threads: int
+    cpus: tuple[int, ...]
+
+
+def in_child(conditions: Conditions, interrupt: Callable[[], None] = lambda: None) -> TimeModels:
+    """What times models under these conditions, in a process of its own; ``interrupt`` ends it by what it raises."""
+
+    def time_there(paths: Sequence[Path]) -> list[Timing | None]:
+        request = _Request([str(path) for path in paths], conditions.threads, conditions.cpus)
+        with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as said:
+            asked.write(msgspec.json.encode(request))
+            asked.seek(0)
+            process = subprocess.Popen(
+                [sys.executable, "-m", "profiling.operators.timing"], stdin=asked, stdout=answer, stderr=said
+            )
+            _wait(process, interrupt)
+            answer.seek(0)
+            said.seek(0)
+            if process.returncode:
+                lines = said.read().decode(errors="replace").strip().splitlines()
+                reason = lines[-1] if lines else f"their process ended with status {process.returncode}"
+                raise DeviceError(f"single operators cannot be timed here: {reason}")
+            return msgspec.json.decode(answer.read(), type=list[Timing | None])
+
+    return time_there
+
+
+def _wait(process: subprocess.Popen[bytes], interrupt: Callable[[], None]) -> None:
+    """Waits for a process, which does not outlive what ``interrupt`` raises."""
+    try:
+        while process.poll() is None:
+            interrupt()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_TICK_SECONDS)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def time_models(paths: Sequence[Path], threads: int = 1) -> list[Timing | None]:
+    """Times models of any inputs, filled once with random values; None for those that cannot be opened."""
+    return [
+        Timing(float(np.quantile(samples, QUIET)), len(samples)) if samples else None
+        for samples in sample_models(paths, threads)
+    ]
+
+
+def sample_models(paths: Sequence[Path], threads: int = 1) -> list[list[float]]:
+    """Milliseconds of runs of each model, of which there are none where it cannot be opened.
+
+    A few models are open at a time. They take turns of a few runs, the order shuffled; all come up in several
+    passes with other neighbours, so that a slow spell falls on no model alone.
+    """
+    samples: dict[Path, list[float]] = {path: [] for path in paths}
+    shuffle = random.Random(0).shuffle  # noqa: S311 (an order, not a secret)
+    order = list(samples)
+    with progress("timing models", _PASSES * len(order)) as advance:
+        for _ in range(_PASSES):
+            shuffle(order)
+            for start in range(0, len(order), _AT_ONCE):
+                together = order[start : start + _AT_ONCE]
+                _time_together(together, threads, samples, shuffle)
+                advance(len(together))
+    return [samples[path] for path in paths]
+
+
+def _time_together(
+    paths: Sequence[Path], threads: int, samples: dict[Path, list[float]], shuffle: Callable[[list[Any]], None]
+) -> None:
+    runs = {path: run for path in paths if (run := open_model(path, threads)) is not None}
+    counts = {path: _runs_a_round(run) for path, run in runs.items()}
+    turns = list(runs)
+    for _ in range(_ROUNDS):
+        shuffle(turns)
+        for path in turns:
+            samples[path] += _sample(runs[path], counts[path])
+
+
+def _runs_a_round(run: Run) -> int:
+    seconds = min(_sample(run, _FEWEST)) / 1e3
+    return int(np.clip(_SECONDS_A_ROUND / seconds, _FEWEST, _MOST))
+
+
+def _sample(run: Run, count: int) -> list[float]:
+    """Milliseconds of some runs, after one that is not counted: another model had the core and its caches."""
+    run()
+    samples = []
+    for _ in range(count):
+        start = time.perf_counter_ns()
+        run()
+        samples.append((time.perf_counter_ns() - start) / 1e6)
+    return samples
+
+
+def open_model(path: Path, threads: int) -> Run | None:
+    """A run of a model whose inputs hold random values; None where it cannot be opened here."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        with silenced():  # it announces the delegate that it uses
+            interpreter = Interpreter(model_path=str(path), num_threads=threads)
+            interpreter.allocate_tensors()
+            _fill(interpreter)
+            interpreter.invoke()
+    except (RuntimeError, ValueError):
+        return None
+    run: Run = interpreter.invoke
+    return run
+
+
+def _fill(interpreter: Any) -> None:
+    generator = np.random.default_rng(0)
+    for detail in interpreter.get_input_details():
+        dtype, shape = np.dtype(detail["dtype"]), detail["shape"]
+        real = np.issubdtype(dtype, np.floating)
+        values = (
+            generator.uniform(0, 1, shape) if real else generator.integers(0, 2 if dtype.kind == "b" else 100, shape)
+        )
+        interpreter.set_tensor(detail["index"], values.astype(dtype))
+
+
+def main() -> None:
+    """Times what standard input asks for."""
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=_Request)
+    pin(request.cpus)
+    timings = time_models([Path(path) for path in request.paths], request.threads)
+    sys.stdout.buffer.write(msgspec.json.encode(timings))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except FleetfootError as error:
+        sys.exit(str(error))
