@@ -4,15 +4,17 @@
 
 BIN := .venv/bin
 TOOLS := $(BIN)/python -m
+# Two workers, each with whole files, whose tests share what is slow to make.
+PARALLEL := -n 2 --dist loadfile
 
 demo: .venv/ready
 	$(BIN)/python examples/demo.py demo-zoo
 
 test: .venv/ready
-	$(TOOLS) pytest -m "not slow"
+	$(TOOLS) pytest -m "not slow" $(PARALLEL)
 
 test-all: .venv/ready
-	$(TOOLS) pytest
+	$(TOOLS) pytest $(PARALLEL)
 
 lint: .venv/ready
 	$(TOOLS) ruff check .

@@ -27,7 +27,8 @@ from profiling.load import busy_processes
 from profiling.local import LocalDevice
 from profiling.process import ModelProcess
 from profiling.profile import Conditions, Profile, Target
-from profiling.statistics import Effort, mean_interval, measured_enough
+from profiling.sampling import take_turns
+from profiling.statistics import Effort, mean_interval
 from zoo.architectures import ARCHITECTURES
 from zoo.backend import keras
 from zoo.catalog import InputSpec
@@ -35,7 +36,7 @@ from zoo.export import export
 
 SIGNATURE = "base"
 WIDTHS = (8, 12, 16, 20, 24, 32)
-REPEATS = 12
+REPEATS = 10
 TOOL_RUNS = 300
 TRACE_SECONDS = 60.0
 BLOCK_RUNS = 10
@@ -189,22 +190,24 @@ def coverage(samples: Sequence[float]) -> dict[str, Any]:
     """
     trace = np.array(samples)
     drifting = trace * np.linspace(1, 1 + DRIFT, len(trace))
-    about = {"runs": len(trace), "mean_ms": trace.mean(), "p50_ms": np.median(trace), "p99_ms": np.percentile(trace, 99),
-             "max_ms": trace.max()}  # fmt: skip
+    p50, p99 = np.percentile(trace, [50, 99])
+    about = {"mean_ms": trace.mean(), "p50_ms": p50, "p99_ms": p99, "max_ms": trace.max()}
     return {
-        "trace": {name: float(value) for name, value in about.items()},
+        "trace": {"runs": len(trace)} | {name: float(value) for name, value in about.items()},
         "recorded": _share_covered(trace),
         "drifting": _share_covered(drifting),
     }
 
 
 def _share_covered(trace: np.ndarray) -> float:
-    chance, effort, covered = np.random.default_rng(0), Effort(), 0
+    chance, covered = np.random.default_rng(0), 0
+
+    def run(runs: int) -> Sequence[float]:
+        start = chance.integers(0, len(trace) - runs)
+        return [float(ms) for ms in trace[start : start + runs]]
+
     for _ in range(RESAMPLES):
-        blocks: list[Sequence[float]] = []
-        while len(blocks) * BLOCK_RUNS < effort.min_runs or not measured_enough(blocks, effort):
-            start = chance.integers(0, len(trace) - BLOCK_RUNS)
-            blocks.append(trace[start : start + BLOCK_RUNS])
+        blocks = take_turns({"trace": run}, {"trace": float(trace.mean())}, Effort())["trace"]
         low, high = mean_interval(blocks)
         covered += low <= trace.mean() <= high
     return covered / RESAMPLES

@@ -67,8 +67,9 @@ class Client(ABC):
         except pyro_errors.TimeoutError:
             raise ServiceError(f"{self._uri} did not answer in time") from None
         except (pyro_errors.CommunicationError, pyro_errors.NamingError, OSError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise ServiceError(
-                f"no {self.SERVICE} answers at {self._uri}: {error}; start one with {self.COMMAND}"
+                f"no {self.SERVICE} answers at {self._uri}: {reason}; start one with {self.COMMAND}"
             ) from None
         except (pyro_errors.PyroError, AttributeError) as error:
             raise ServiceError(f"what answers at {self._uri} is no {self.SERVICE}: {error}") from None

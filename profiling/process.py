@@ -6,6 +6,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -42,11 +43,12 @@ class ModelProcess:
             cpus=conditions.cpus,
             max_memory_bytes=max_memory_bytes,
         )
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process); a full pipe would stop it
         self._process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
             [sys.executable, "-m", "profiling.child", msgspec.json.encode(opening).decode()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._stderr,
             bufsize=0,
         )
         self.opened: Opened
@@ -103,13 +105,17 @@ class ModelProcess:
         return msgspec.json.decode(line, type=kind)
 
     def _died(self) -> DeviceError:
-        _, stderr = self._process.communicate()
-        lines = stderr.decode(errors="replace").strip().splitlines()
+        self._process.communicate()
+        lines: list[str] = []
+        if not self._stderr.closed:
+            self._stderr.seek(0)
+            lines = self._stderr.read().decode(errors="replace").strip().splitlines()
         return DeviceError(f"{self._target.name} cannot be measured here: {_reason(self._process.returncode, lines)}")
 
     def _close(self) -> None:
         self._process.kill()
         self._process.communicate()
+        self._stderr.close()
 
 
 def _reason(status: int, said: list[str]) -> str:

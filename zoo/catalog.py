@@ -213,14 +213,17 @@ class Zoo:
     def problems(self) -> list[str]:
         """What is wrong with the files of this zoo, a line each."""
         premodel = sorted((self.path / "premodel").glob("*.json"))
-        return self.build_problems() + _complaints((self._require_premodel, path) for path in premodel)
+        return [
+            *self.build_problems(),
+            *_complaints((self._require_profile, path) for path in self.profile_files()),
+            *_complaints((self._require_premodel, path) for path in premodel),
+        ]
 
     def build_problems(self) -> list[str]:
-        """What is wrong with the files that ``build-zoo`` makes, a line each."""
+        """What is wrong with the files that ``build-zoo`` makes, but for profiles, a line each."""
         return [
             *_complaints((self.verified_file, variant.id) for variant in self.manifest.variants),
             *_complaints((self._require_file, item) for item in self.manifest.files.items()),
-            *_complaints((self._require_profile, path) for path in self.profile_files()),
         ]
 
     def _require_file(self, recorded: tuple[str, str]) -> None:

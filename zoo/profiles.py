@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
 from fleetfoot.console import warn
-from fleetfoot.errors import DamagedFileError
+from fleetfoot.errors import DamagedFileError, NotAZooError, SchemaError
 from profiling.device import Device
 from profiling.measuring import Request, measured_on
 from profiling.profile import Profile, Target, require_all
@@ -55,15 +55,19 @@ def profile_on(device: Device, zoo: Zoo, request: Request, accuracy: bool, made:
     Raises:
         DeviceError: the device went away, or some variant could not be measured.
     """
+    record_accuracy = _recorder(zoo) if accuracy else None
     result = DeviceProfiles()
     made.append(result)
     variants = [variant for variant in zoo.manifest.variants if _is_whole(zoo, variant)]
     for number, conditions in enumerate(request.conditions(device.info().cores)):
         profile = measured_on(device, targets_of(zoo.path, variants), conditions, request)
-        write_profile(zoo.path, profile, beside=number > 0)
         result.profiles.append(profile)
-    if accuracy:
-        result.accuracy = _accuracy_on(device, zoo, variants)
+        if profile.failures and _is_served(zoo, profile.device_id):
+            warn(f"{zoo.path} keeps the earlier profile of {profile.device_id}, which has all variants")
+        else:
+            write_profile(zoo.path, profile, beside=number > 0)
+    if record_accuracy:
+        result.accuracy = record_accuracy(device, variants)
     for profile in result.profiles:
         require_all(profile)
 
@@ -77,12 +81,27 @@ def _is_whole(zoo: Zoo, variant: Variant) -> bool:
     return True
 
 
-def _accuracy_on(device: Device, zoo: Zoo, variants: Sequence[Variant]) -> dict[str, float]:
-    """Records what the variants answer on a device; returns how often each is right on the test split."""
+def _is_served(zoo: Zoo, device_id: str) -> bool:
+    """Whether there is a profile already that the service can go by."""
+    try:
+        return Profile.read(zoo.profile_path(device_id)).covers(zoo.hashes)
+    except (NotAZooError, SchemaError):
+        return False
+
+
+def _recorder(zoo: Zoo) -> Callable[[Device, Sequence[Variant]], dict[str, float]]:
+    """What records the answers of variants on a device, and returns how often each is right on the test split.
+
+    The data is read now, so that what is missing is said before anything is measured.
+    """
     from zoo.measure import record_outcomes_on
     from zoo.record import BuildRecord
 
     record = BuildRecord.read(zoo.path / BuildRecord.FILE)
-    outcomes = record_outcomes_on(device, zoo.path, variants, record.load_data(), record.indices())
-    right = outcomes.accuracy("test")
-    return {variant.id: right[variant.id] for variant in variants}
+    dataset = record.load_data()
+
+    def accuracy(device: Device, variants: Sequence[Variant]) -> dict[str, float]:
+        right = record_outcomes_on(device, zoo.path, variants, dataset, record.indices()).accuracy("test")
+        return {variant.id: right[variant.id] for variant in variants}
+
+    return accuracy

@@ -69,7 +69,7 @@ def test_a_device_that_is_twice_as_slow_has_a_summary_twice_as_large(blocks: Blo
 def test_one_sample_is_its_own_summary_and_says_nothing_of_how_sure_the_mean_is() -> None:
     summary = summarize([[3.5]])
     assert summary == LatencySummary(
-        count=1, mean_ms=3.5, mean_low_ms=None, mean_high_ms=None, std_ms=0.0, min_ms=3.5,
+        count=1, mean_ms=3.5, mean_low_ms=None, mean_high_ms=None, std_ms=0.0, min_ms=3.5, p5_ms=3.5,
         p50_ms=3.5, p90_ms=3.5, p95_ms=3.5, p99_ms=3.5,
     )  # fmt: skip
     assert summary.half_width_ms == math.inf
@@ -81,7 +81,7 @@ def test_the_variance_is_that_of_the_normal_distribution_with_this_mean_and_95th
     mean: float, above: float
 ) -> None:
     summary = LatencySummary(
-        count=60, mean_ms=mean, mean_low_ms=mean, mean_high_ms=mean, std_ms=1e9, min_ms=mean,
+        count=60, mean_ms=mean, mean_low_ms=mean, mean_high_ms=mean, std_ms=1e9, min_ms=mean, p5_ms=mean,
         p50_ms=mean, p90_ms=mean, p95_ms=mean + above, p99_ms=mean,
     )  # fmt: skip
     # 1.6448536269514722 is the 95th percentile of the standard normal distribution.

@@ -82,7 +82,7 @@ def plan_estimate() -> Callable[[Path], None]:
 def steady(ms: float) -> LatencySummary:
     """Latencies that are always the same."""
     return LatencySummary(
-        count=100, mean_ms=ms, mean_low_ms=ms, mean_high_ms=ms, std_ms=0.0, min_ms=ms,
+        count=100, mean_ms=ms, mean_low_ms=ms, mean_high_ms=ms, std_ms=0.0, min_ms=ms, p5_ms=ms,
         p50_ms=ms, p90_ms=ms, p95_ms=ms, p99_ms=ms,
     )  # fmt: skip
 

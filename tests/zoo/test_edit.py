@@ -365,12 +365,12 @@ def test_the_profiles_that_do_not_know_what_was_brought_are_named_until_their_de
     profiles = {profile.device_id: profile for profile in zoo.profiles()}
     assert profiles.keys() == ({here, elsewhere} if measured_here else {elsewhere})
     assert [name for name, profile in profiles.items() if added in profile.measurements] == [here] * measured_here
-    (problem,) = zoo.build_problems()
+    (problem,) = (problem for problem in zoo.problems() if "/profiles/" in problem)
     assert f"{zoo.profile_path(elsewhere)} is of other variants: run profile-zoo" in problem
 
     monkeypatch.setattr("profiling.local.this_device", lambda: profiles[elsewhere].device)
     build_again(zoo_copy)
-    assert Zoo.open(zoo_copy).build_problems() == []
+    assert not [problem for problem in Zoo.open(zoo_copy).problems() if "/profiles/" in problem]
 
 
 def test_where_every_profile_knows_what_was_brought_nothing_is_warned_of(
