@@ -68,6 +68,7 @@ def main() -> None:
                     "ratio_of_two": ratio_of_two(targets[2], targets[5]),
                     "order": order(targets),
                 }
+            print(numbers[state.name], flush=True)
         with coming_and_going():
             trace = record(targets[2])
         numbers["coverage"] = coverage(trace)
@@ -210,7 +211,7 @@ def _share_covered(trace: np.ndarray) -> float:
         blocks = take_turns({"trace": run}, {"trace": float(trace.mean())}, Effort())["trace"]
         low, high = mean_interval(blocks)
         covered += low <= trace.mean() <= high
-    return covered / RESAMPLES
+    return float(covered / RESAMPLES)
 
 
 def _profiled(*targets: Target) -> Profile:

@@ -5,11 +5,9 @@ It is told what to open as its argument, and answers each line of JSON on standa
 
 from __future__ import annotations
 
-import resource
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -17,6 +15,7 @@ import numpy as np
 
 from fleetfoot.errors import FleetfootError
 from profiling.invoke import Model, Runner, pin
+from profiling.memory import be_first_to_go, limit_memory, peak_bytes
 
 _WARM_UP_RUNS = 3
 _WARM_UP_SECONDS = 0.2
@@ -80,12 +79,10 @@ def main(opening: Opening) -> None:
     """Serves the parent until it has enough or goes away."""
     import ai_edge_litert.interpreter  # noqa: F401 (its memory and time are not the model's)
 
-    _be_first_to_go()
+    be_first_to_go()
     pin(opening.cpus)
-    idle_bytes = _peak_bytes()
-    if opening.max_memory_bytes:
-        limit = _data_bytes() + opening.max_memory_bytes
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    idle_bytes = peak_bytes()
+    limit_memory(opening.max_memory_bytes)
     start = time.perf_counter()
     model = Model(Path(opening.path), opening.threads)
     run = model.exercise(opening.signature)
@@ -101,7 +98,7 @@ def main(opening: Opening) -> None:
                 _reply(Answered(_answer(model.runner(opening.signature), Path(inputs), Path(outputs))))
             case Finish():
                 break
-    _reply(Done(peak_memory_bytes=_peak_bytes() - idle_bytes))
+    _reply(Done(peak_memory_bytes=peak_bytes() - idle_bytes))
 
 
 def _warm_up(run: Callable[[], object]) -> float:
@@ -133,30 +130,6 @@ def _answer(runner: Runner, inputs: Path, outputs: Path) -> list[float]:
     with outputs.open("wb") as file:
         np.save(file, np.concatenate(answers).astype(np.float32, copy=False))
     return latencies_ms
-
-
-def _be_first_to_go() -> None:
-    """When memory runs out, the system ends this process rather than the one that measures."""
-    with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-
-
-def _peak_bytes() -> int:
-    status = Path("/proc/self/status")
-    if status.exists():  # unlike getrusage, this does not remember the parent's size
-        return _field(status, "VmHWM")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
-
-
-def _data_bytes() -> int:
-    """What the limit counts: memory that is reserved for data, used or not."""
-    status = Path("/proc/self/status")
-    return _field(status, "VmData") if status.exists() else _peak_bytes()
-
-
-def _field(status: Path, name: str) -> int:
-    (line,) = (line for line in status.read_text().splitlines() if line.startswith(f"{name}:"))
-    return int(line.split()[1]) * 1024
 
 
 def _reply(message: msgspec.Struct) -> None:

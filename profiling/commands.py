@@ -12,7 +12,14 @@ from fleetfoot.console import command, note, print_line, warn
 from fleetfoot.errors import UsageError
 from fleetfoot.folders import cache_directory
 from profiling.device import Device
-from profiling.measuring import measured_on, measuring_options, on_each, request_of, shown_in_any_case
+from profiling.measuring import (
+    measuring_options,
+    on_each,
+    request_of,
+    shown_in_any_case,
+    tell_of_missing_bounds,
+    with_what_is_predicted,
+)
 from profiling.profile import Profile, Target, require_all
 
 DEFAULT_PORT = 9091
@@ -47,8 +54,11 @@ def profile_model(files: tuple[Path, ...], signature: str | None, as_json: bool,
 
     def measure(device: Device) -> None:
         for conditions in request.conditions(device.info().cores):
-            profile = measured_on(device, targets, conditions, request)
+            profile = device.measure(targets, conditions=conditions, effort=request.effort, operators=request.operators)
             profiles.append(profile)
+            tell_of_missing_bounds(profile, request)
+            told = with_what_is_predicted(device, profile, targets, request)
+            profiles[profiles.index(profile)] = told
             require_all(profile)
 
     with shown_in_any_case(profiles, as_json):

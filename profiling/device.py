@@ -85,6 +85,7 @@ class DeviceOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         certificate: the client's own, for TLS, as a PEM file.
         key: of that certificate.
         authority: the certificate of who signed the agent's.
+        insecure: whether another machine's agent may be told the token without TLS.
     """
 
     benchmark_binary: Path | None = None
@@ -93,12 +94,14 @@ class DeviceOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     certificate: Path | None = None
     key: Path | None = None
     authority: Path | None = None
+    insecure: bool = False
 
     @classmethod
     def from_environment(cls) -> Self:
         """The options that ``FLEETFOOT_TOKEN``, ``FLEETFOOT_BENCHMARK_BINARY`` and so on give."""
         given = {name: os.environ.get(f"FLEETFOOT_{name.upper()}") for name in cls.__struct_fields__}
-        return msgspec.convert({name: value for name, value in given.items() if value}, type=cls, dec_hook=_to_path)
+        given = {name: value for name, value in given.items() if value}
+        return msgspec.convert(given, type=cls, strict=False, dec_hook=_to_path)
 
 
 @contextmanager

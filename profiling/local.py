@@ -15,7 +15,7 @@ import numpy.typing as npt
 from msgspec.structs import replace
 
 from fleetfoot.console import note, progress
-from fleetfoot.errors import DeviceError, ModelError
+from fleetfoot.errors import DeviceError
 from fleetfoot.files import sha256
 from profiling.energy import energy_of
 from profiling.load import busy_processes
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from profiling.operators.table import OperatorTable
 
 _RUNTIME_BYTES = 60 << 20  # of a process with LiteRT and NumPy, before it opens a model
+_MOST_AT_ONCE = 100  # each takes a few of the files that a process may have open
 _FILE_COPIES = 4  # a model's memory in sizes of its file: the file, packed weights, activations
 
 Interrupt = Callable[[], None]
@@ -139,12 +140,13 @@ class LocalDevice:
             run_ms = {name: process.opened.run_ms for name, process in processes.items()}
             turns = take_turns(runs, run_ms, effort, after_round=after_round)
             failures |= turns.failures
+            throttled = clock.throttled
             measurements = {}
             for target in targets:
                 if target.name in processes and target.name not in failures:
                     try:
                         measurements[target.name] = _measurement(
-                            target, processes[target.name], turns, targets[0].name, clock.throttled
+                            target, processes[target.name], turns, targets[0].name, throttled
                         )
                     except DeviceError as error:
                         failures[target.name] = str(error)
@@ -154,16 +156,15 @@ class LocalDevice:
         self, measurements: Mapping[str, Measurement], targets: Sequence[Target], conditions: Conditions
     ) -> dict[str, Measurement]:
         """The measurements, with times of operators cut out of the models, as LiteRT does not tell them here."""
-        from profiling.operators.table import operator_times
-        from profiling.operators.timing import in_child
+        from profiling.operators.timing import operators_in_child
 
-        time_models, timed = in_child(conditions, self._interrupt), dict(measurements)
+        timed = dict(measurements)
         for target in targets:
             if target.name in measurements:
                 try:
-                    times = operator_times(target.path, target.signature, time_models)
+                    times = operators_in_child(target, conditions, self._max_memory_bytes, self._interrupt)
                     timed[target.name] = replace(measurements[target.name], operators=times)
-                except (DeviceError, ModelError) as error:
+                except DeviceError as error:
                     note(f"{target.name}: no times of single operators: {error}")
         return timed
 
@@ -176,7 +177,7 @@ class LocalDevice:
         for target in targets:
             self._interrupt()
             try:
-                process = stack.enter_context(ModelProcess(target, conditions, self._max_memory_bytes))
+                process = stack.enter_context(ModelProcess(target, conditions, self._max_memory_bytes, self._interrupt))
                 processes[target.name] = process
             except DeviceError as error:
                 failures[target.name] = str(error)
@@ -214,7 +215,8 @@ def _groups(targets: Sequence[Target], memory_bytes: int) -> Iterator[list[Targe
         return
     reference, group = targets[0], [targets[0]]
     for target in targets[1:]:
-        if sum(_expected_bytes(one) for one in (*group, target)) > memory_bytes / 2 and len(group) > 1:
+        full = sum(_expected_bytes(one) for one in (*group, target)) > memory_bytes / 2 or len(group) == _MOST_AT_ONCE
+        if full and len(group) > 1:
             yield group
             group = [reference]
         group.append(target)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -12,8 +11,9 @@ from typing import Any, TypeVar, get_args
 import click
 import msgspec
 
-from fleetfoot.console import NumberList, WordList, print_json, print_line, print_table
-from fleetfoot.errors import DeviceError, FleetfootError, UsageError
+from fleetfoot.console import NumberList, WordList, note, print_json, print_line, print_table
+from fleetfoot.errors import DeviceError, FleetfootError, ModelError, UsageError
+from profiling.board.access import read_token
 from profiling.device import Device, DeviceOptions, connected
 from profiling.profile import Conditions, Delegate, Measurement, Profile, State, Target
 from profiling.statistics import Effort
@@ -86,7 +86,7 @@ _OPTIONS = (
                  help="with at least so many runs of each model,"),
     click.option("--max-seconds", type=click.FloatRange(0, min_open=True), default=Effort().max_seconds,
                  show_default=True, help="and at most so long of each."),
-    click.option("--percentile", type=click.FloatRange(0.5, 1, min_open=True, max_open=True), metavar="P",
+    click.option("--percentile", type=click.Choice(["0.9", "0.99"]),
                  help="Go on until a bound of this share of the runs is sure to 99 %, by MLPerf's rule."),
     click.option("--operators", is_flag=True, help="Time the single operators of each model too."),
     click.option("--predict", is_flag=True, help="Tell what the device's table of single operators, measured once, "
@@ -98,6 +98,8 @@ _OPTIONS = (
     click.option("--token-file", type=_FILE, help="Boards: the agent's token.  [default: from FLEETFOOT_TOKEN]"),
     click.option("--certificate", type=_FILE, envvar="FLEETFOOT_CERTIFICATE", help="Boards: the certificate for TLS,"),
     click.option("--key", type=_FILE, envvar="FLEETFOOT_KEY", help="its key,"),
+    click.option("--insecure", is_flag=True, envvar="FLEETFOOT_INSECURE",
+                 help="Boards: tell another machine the token without TLS."),
     click.option("--authority", type=_FILE, envvar="FLEETFOOT_AUTHORITY", help="and whoever signed the agent's."),
 )  # fmt: skip
 
@@ -120,10 +122,11 @@ def request_of(
     half_width: float,
     min_runs: int,
     max_seconds: float,
-    percentile: float | None,
+    percentile: str | None,
     operators: bool,
     predict: bool,
     token_file: Path | None,
+    insecure: bool,
     **paths: Path | None,
 ) -> Request:
     """What the options of ``measuring_options`` ask for.
@@ -141,12 +144,12 @@ def request_of(
         min_runs=min_runs,
         max_runs=max(min_runs, Effort().max_runs),
         max_seconds=max_seconds,
-        percentile=percentile,
+        percentile=float(percentile) if percentile else None,
     )
-    token = token_file.read_text().strip() if token_file else DeviceOptions.from_environment().token
+    token = read_token(token_file) if token_file else DeviceOptions.from_environment().token
     return Request(
         devices=tuple(dict.fromkeys(devices)),
-        options=DeviceOptions(token=token, **paths),
+        options=DeviceOptions(token=token, insecure=insecure, **paths),
         threads=threads,
         cpus=tuple(int(cpu) for cpu in cpus),
         delegate=delegate,
@@ -157,18 +160,33 @@ def request_of(
     )
 
 
-def measured_on(device: Device, targets: Sequence[Target], conditions: Conditions, request: Request) -> Profile:
-    """Measures models on a device as asked.
+def with_what_is_predicted(device: Device, profile: Profile, targets: Sequence[Target], request: Request) -> Profile:
+    """A profile with what the device's table of single operators would have predicted, if that was asked for.
 
-    Raises:
-        DeviceError: the device went away before anything was measured, or cannot do what is asked.
+    Of what the table cannot be had for, nothing is said but a note: the measurements are not lost for it.
     """
-    profile = device.measure(targets, conditions=conditions, effort=request.effort, operators=request.operators)
-    if not request.predict or conditions.state != "idle":  # the table is of an idle device
+    if not request.predict or profile.conditions.state != "idle":  # the table is of an idle device
         return profile
     from profiling.operators.prediction import with_predictions
 
-    return with_predictions(profile, targets, device.operator_table(conditions))
+    try:
+        return with_predictions(profile, targets, device.operator_table(profile.conditions))
+    except (DeviceError, ModelError) as error:
+        note(f"nothing is predicted: {error}")
+        return profile
+
+
+def tell_of_missing_bounds(profile: Profile, request: Request) -> None:
+    """Says which models had too few runs within the caps for the bound that was asked for."""
+    bounds = {0.90: "p90_bound_ms", 0.99: "p99_bound_ms"}
+    if request.effort.percentile is None:
+        return
+    lacking = [
+        name for name, one in profile.measurements.items()
+        if getattr(one.latency, bounds[request.effort.percentile]) is None
+    ]  # fmt: skip
+    if lacking:
+        note(f"too few runs for a bound of {request.effort.percentile:.0%}: {', '.join(lacking)}; raise --max-seconds")
 
 
 def on_each(uris: Sequence[str], options: DeviceOptions, work: Work) -> None:
@@ -194,10 +212,14 @@ def on_each(uris: Sequence[str], options: DeviceOptions, work: Work) -> None:
     if len(uris) == 1:  # in this thread, which Ctrl-C interrupts
         on(uris[0])
         return
-    with ThreadPoolExecutor(max_workers=len(uris)) as pool:
-        failures = [failure for failure in pool.map(attempt, uris) if failure]
-    if failures:
-        raise DeviceError("; ".join(failures))
+    failures: list[str | None] = []
+    threads = [threading.Thread(target=lambda uri=uri: failures.append(attempt(uri)), daemon=True) for uri in uris]
+    for thread in threads:  # daemons, so that Ctrl-C does not wait for what they measure
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if told := sorted(filter(None, failures)):
+        raise DeviceError("; ".join(told))
 
 
 class _Known:

@@ -16,7 +16,7 @@ _STRETCHES = 16
 _MIN_DRIFT = 0.05
 _DRIFT_SCORE = 3.0
 _MIN_MODE_SHARE = 0.10
-_MIN_MODE_DISTANCE = 1.15
+_MIN_MODE_DISTANCE = 1.08
 _MIN_SEPARATION = 4.0
 
 
@@ -66,8 +66,8 @@ def _of_stretches(medians: Array) -> Array:
 def has_two_modes(blocks: Sequence[Block]) -> bool:
     """Whether the latencies gather around two values, as on a processor with two clock rates or two kinds of core.
 
-    They are parted where that explains most of their variance (Otsu, 1979); two modes are at least 15 % apart, hold
-    10 % of the samples each, and are separate: Ashman's D (Ashman et al., 1994, eq. 1) above 4.
+    They are parted where that explains most of their variance (Otsu, 1979); two modes are at least 8 % apart, hold
+    10 % of the samples each, and are separate: Ashman's D (Ashman et al., 1994) above 4.
     """
     samples = np.sort(np.concatenate([np.asarray(block, dtype=float) for block in blocks]))
     low, high = _parted(samples)

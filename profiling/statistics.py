@@ -132,9 +132,9 @@ def summarize(blocks: Sequence[Block]) -> LatencySummary:
 def mean_interval(blocks: Sequence[Block]) -> tuple[float, float]:
     """The 95 % confidence interval of the mean of all samples, in their unit; without bounds of a single block.
 
-    Student's interval over block means, weighted by their sizes (Cochran, Sampling Techniques, 1977, eq. 6.13: the
-    mean of clusters as a ratio estimate), with Hall's transformation against skewness (Hall, 1992, On the removal of
-    skewness by transformation, eq. 2.4): a few preempted runs far above the others make the plain interval too low.
+    Student's interval over block means, weighted by their sizes (Cochran, Sampling Techniques, 1977, chapter 6: the
+    mean of clusters as a ratio estimate), with Hall's transformation against skewness (Hall, 1992, On the Removal of
+    Skewness by Transformation): a few preempted runs far above the others make the plain interval too low.
     """
     count = len(blocks)
     if count < 2:

@@ -31,19 +31,23 @@ class Clock:
         cpus = root / "devices/system/cpu"
         self._frequencies = sorted(cpus.glob("cpu[0-9]*/cpufreq/scaling_cur_freq"))
         self._counts = sorted(cpus.glob("cpu[0-9]*/thermal_throttle/core_throttle_count"))
-        self._highest, self._latest = 0, 0
+        self._readings: list[int] = []
         self._count = _total(self._counts)
         self.read()
 
     def read(self) -> None:
         """Takes note of the frequency now: of the fastest core, since idle ones are clocked down."""
-        self._latest = max((_number(path) for path in self._frequencies), default=0)
-        self._highest = max(self._highest, self._latest)
+        self._readings.append(max((_number(path) for path in self._frequencies), default=0))
 
     @property
     def throttled(self) -> bool:
-        """Whether the system counted throttling since the start, or the busy core's clock ended 10 % below its best."""
-        return _total(self._counts) > self._count or self._latest < _SLOWED * self._highest
+        """Whether the system counted throttling since the start, or the busy core's clock fell by 10 %.
+
+        It did where the median reading of the last third is so far below that of the first: single readings differ.
+        """
+        third = -(-len(self._readings) // 3)
+        early, late = np.median(self._readings[:third]), np.median(self._readings[-third:])
+        return _total(self._counts) > self._count or bool(late < _SLOWED * early)
 
 
 def heat_up(

@@ -83,7 +83,7 @@ class Selector:
         """
         zoo = Zoo.open(path)
         profile = _find_profile(zoo, device)
-        if pinned:
+        if pinned and profile.device_id == this_device().id:
             pin(profile.conditions.cpus)
         return cls(zoo, Engine(zoo, profile.conditions.threads), profile, _find_plan(zoo, profile.device_id))
 

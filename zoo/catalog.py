@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from fleetfoot.console import warn
 from fleetfoot.errors import DamagedFileError, InputError, NotAZooError, SchemaError, StaleError, UsageError, ZooError
 from fleetfoot.files import Document, is_temporary, sha256
 from profiling.profile import Conditions, Profile
@@ -205,10 +206,16 @@ class Zoo:
         return sorted(path for path in (self.path / "profiles").glob("*.json") if not is_temporary(path))
 
     def profiles(self) -> Iterator[Profile]:
-        """The profiles that premodel and service go by, one a device, in order of their names."""
+        """The profiles that premodel and service go by, one a device, in order of their names.
+
+        Of those that cannot be read, such as of an older version, there is a warning.
+        """
         for path in self.profile_files():
             if _BESIDE not in path.stem:
-                yield Profile.read(path)
+                try:
+                    yield Profile.read(path)
+                except SchemaError as error:
+                    warn(f"{error}; profile-zoo on that device renews it")
 
     def problems(self) -> list[str]:
         """What is wrong with the files of this zoo, a line each."""

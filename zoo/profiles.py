@@ -10,7 +10,7 @@ import msgspec
 from fleetfoot.console import warn
 from fleetfoot.errors import DamagedFileError, NotAZooError, SchemaError
 from profiling.device import Device
-from profiling.measuring import Request, measured_on
+from profiling.measuring import Request, tell_of_missing_bounds, with_what_is_predicted
 from profiling.profile import Profile, Target, require_all
 from zoo.catalog import Variant, Zoo, profile_path
 
@@ -60,14 +60,20 @@ def profile_on(device: Device, zoo: Zoo, request: Request, accuracy: bool, made:
     made.append(result)
     variants = [variant for variant in zoo.manifest.variants if _is_whole(zoo, variant)]
     for number, conditions in enumerate(request.conditions(device.info().cores)):
-        profile = measured_on(device, targets_of(zoo.path, variants), conditions, request)
+        targets = targets_of(zoo.path, variants)
+        profile = device.measure(targets, conditions=conditions, effort=request.effort, operators=request.operators)
         result.profiles.append(profile)
-        if profile.failures and _is_served(zoo, profile.device_id):
+        tell_of_missing_bounds(profile, request)
+        if number == 0 and not profile.covers(zoo.hashes) and _is_served(zoo, profile.device_id):
             warn(f"{zoo.path} keeps the earlier profile of {profile.device_id}, which has all variants")
         else:
             write_profile(zoo.path, profile, beside=number > 0)
+            if profile is not (told := with_what_is_predicted(device, profile, targets, request)):
+                result.profiles[-1] = told
+                write_profile(zoo.path, told, beside=number > 0)
     if record_accuracy:
-        result.accuracy = record_accuracy(device, variants)
+        measured = result.profiles[0].measurements
+        result.accuracy = record_accuracy(device, [variant for variant in variants if variant.id in measured])
     for profile in result.profiles:
         require_all(profile)
 

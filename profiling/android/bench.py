@@ -52,6 +52,7 @@ class PhoneBench:
         self._copied = copied
         self._conditions = conditions
         self._cores = cores
+        self._tells_energy = True
 
     def take_turns(self, effort: Effort, advance: Callable[[int], None]) -> tuple[PhoneTurns, bool]:
         """Measures the models in turns; also tells whether the device throttled meanwhile.
@@ -110,10 +111,12 @@ class PhoneBench:
 
     def energy(self, name: str) -> Energy | None:
         """What a run of a model takes; None where the battery cannot tell."""
-        if self._adb.lost is not None:
+        if self._adb.lost is not None or not self._tells_energy:
             return None
         try:
-            return energy_of(self._adb, lambda: 1 + self._invoke(name, _ENERGY_SECONDS, 0.0).runs.count)
+            found = energy_of(self._adb, lambda: 1 + self._invoke(name, _ENERGY_SECONDS, 0.0).runs.count)
+            self._tells_energy = found is not None  # else the next models need not be tried either
+            return found
         except DeviceError as error:
             note(f"{name}: no energy: {error}")
             return None

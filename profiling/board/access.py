@@ -38,18 +38,25 @@ def agent_token(file: Path | None, environment: Mapping[str, str] = os.environ) 
         UsageError: the file cannot be read, or the token is too short to keep anybody out.
     """
     if file is not None:
-        return Token(_checked(_read(file), str(file)), str(file))
+        return Token(_checked(read_token(file), str(file)), str(file))
     if TOKEN_VARIABLE in environment:
         return Token(_checked(environment[TOKEN_VARIABLE].strip(), TOKEN_VARIABLE), f"this {TOKEN_VARIABLE}")
     own = config_directory() / "agent-token"
     if own.exists():
-        return Token(_checked(_read(own), str(own)), str(own))
+        return Token(_checked(read_token(own), str(own)), str(own))
     return Token(_made(own), str(own), new=True)
 
 
-def _read(file: Path) -> str:
+def read_token(file: Path) -> str:
+    """The token in a file.
+
+    Raises:
+        UsageError: the file cannot be read, or is empty.
+    """
     try:
-        return file.read_text().strip()
+        if token := file.read_text().strip():
+            return token
+        raise UsageError(f"the token file {file} is empty")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the token file {file} cannot be read: {getattr(error, 'strerror', error)}") from None
 
@@ -127,14 +134,15 @@ def check_reach(host: str, tls: ssl.SSLContext | None, *, insecure: bool) -> Non
     Raises:
         UsageError: it is so, and ``insecure`` is not said.
     """
-    if tls is None and not insecure and not _is_loopback(host):
+    if tls is None and not insecure and not is_loopback(host):
         raise UsageError(
             f"{host} can be reached from other machines: give --certificate, --key and --authority for TLS, "
             "or say --insecure on a network where everybody is trusted"
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address is this machine's own, reached by no other."""
     try:
         found = {str(address[4][0]).partition("%")[0] for address in socket.getaddrinfo(host, None)}
     except OSError:

@@ -13,7 +13,7 @@ from Pyro5 import errors as pyro_errors
 from fleetfoot.client import Client, encrypted, open_proxy
 from fleetfoot.errors import DeviceError, FleetfootError, ServiceError, first_line
 from fleetfoot.wire import register_errors
-from profiling.board.access import REFUSED
+from profiling.board.access import REFUSED, is_loopback
 from profiling.board.messages import OBJECT_ID
 from profiling.board.nameserver import DEFAULT_PORT, look_up
 
@@ -59,6 +59,7 @@ class Access(NamedTuple):
 
     token: str
     tls: ssl.SSLContext | None = None
+    insecure: bool = False
 
 
 class AgentConnection(Client):
@@ -108,6 +109,11 @@ class AgentConnection(Client):
         tls, where = self._access.tls, (address.host, address.port)
         if address.name:
             where = look_up(address.name, *where)
+        if tls is None and not self._access.insecure and not is_loopback(where[0]):
+            raise DeviceError(
+                f"{self._uri} is another machine, which would be told the token in clear: give --authority, "
+                "--certificate and --key for TLS, or say --insecure on a network where everybody is trusted"
+            )
         self._socket = socket.create_connection(where, _CONNECT_SECONDS)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
@@ -117,6 +123,12 @@ class AgentConnection(Client):
             raise DeviceError(
                 f"{self._uri} is not who it should be: {error.verify_message}; is the authority the agent's?"
             ) from None
+        except ssl.SSLError as error:
+            if "WRONG_VERSION_NUMBER" in str(error):
+                raise DeviceError(
+                    f"{self._uri} does not speak TLS: start it with a certificate, or leave --authority away"
+                ) from None
+            raise
         except pyro_errors.SecurityError as error:
             raise self._refusal(error) from None
         except pyro_errors.ConnectionClosedError as error:

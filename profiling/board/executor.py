@@ -21,7 +21,6 @@ from profiling.process import ModelProcess
 from profiling.profile import Conditions, Target
 
 _IDLE_SECONDS = 60.0
-_INPUTS_AT_ONCE = 16
 
 Interrupt = Callable[[], None]
 
@@ -84,39 +83,33 @@ class Executor:
     ) -> tuple[npt.NDArray[np.float32], list[float]]:
         stayed = self._open_target is not None and self._open_target[1:] == target[1:]
         try:
-            return _answer_each(self._opened(target), x, interrupt)
+            return _answer_each(self._opened(target, interrupt), x)
         except DeviceError:
             self.close()
             if not stayed:
                 raise
-            return _answer_each(self._opened(target), x, interrupt)  # it may have died while it waited
+            return _answer_each(self._opened(target, interrupt), x)  # it may have died while it waited
         except BaseException:
             self.close()
             raise
         finally:
             self._used_at = time.monotonic()
 
-    def _opened(self, target: Target) -> ModelProcess:
+    def _opened(self, target: Target, interrupt: Interrupt) -> ModelProcess:
         if self._process is None or self._open_target is None or self._open_target[1:] != target[1:]:
             self.close()
-            self._process = ModelProcess(target, Conditions(), self._max_memory_bytes).__enter__()
+            self._process = ModelProcess(target, Conditions(), self._max_memory_bytes, interrupt).__enter__()
             self._open_target = target
+        self._process.interrupt = interrupt
         return self._process
 
 
-def _answer_each(
-    process: ModelProcess, x: npt.NDArray[Any], interrupt: Interrupt
-) -> tuple[npt.NDArray[np.float32], list[float]]:
+def _answer_each(process: ModelProcess, x: npt.NDArray[Any]) -> tuple[npt.NDArray[np.float32], list[float]]:
     """The outputs of inputs of shape (n, …), and what each took, in ms."""
     if x.ndim < 1 or not len(x):
         raise DeviceError("there are no inputs to answer")
-    outputs: list[npt.NDArray[np.float32]] = []
-    latencies_ms: list[float] = []
     with tempfile.TemporaryDirectory() as directory:
         given, got = Path(directory, "inputs.npy"), Path(directory, "outputs.npy")
-        for start in range(0, len(x), _INPUTS_AT_ONCE):
-            interrupt()
-            np.save(given, x[start : start + _INPUTS_AT_ONCE])
-            latencies_ms += process.answer(given, got)
-            outputs.append(np.load(got))
-    return np.concatenate(outputs), latencies_ms
+        np.save(given, x)
+        latencies_ms = process.answer(given, got)
+        return np.load(got), latencies_ms

@@ -21,6 +21,10 @@ _FIRST_PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 3.0
 
 
+class LostError(DeviceError):
+    """The agent went away, and did not come back."""
+
+
 class AgentLink:
     """Calls an agent, over a new connection where the last one failed.
 
@@ -61,7 +65,7 @@ class AgentLink:
             except ServiceError as error:
                 until = until or time.monotonic() + self._patience_s
                 if time.monotonic() + pause > until:
-                    raise DeviceError(f"{error} (tried for {self._patience_s:.0f} s)") from None
+                    raise LostError(f"{error} (tried for {self._patience_s:.0f} s)") from None
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 

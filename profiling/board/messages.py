@@ -15,6 +15,8 @@ PROTOCOL = 1
 
 CHUNK_BYTES = 2 << 20
 MOST_CHUNK_BYTES = 8 << 20
+MOST_INPUT_BYTES = 12 << 20
+"""Of what an agent takes, which are messages of twice the largest chunk."""
 POLL_SECONDS = 5.0
 
 

@@ -16,6 +16,7 @@ from profiling.board.messages import MOST_CHUNK_BYTES
 
 _IDENTIFIER = b"TFL3"
 _HEADER_BYTES = 8
+_HASH = "[0-9a-f]{64}"
 _RESERVE_BYTES = 64 << 20
 _CACHED_FILES = 8
 _PART_SECONDS = 3600.0
@@ -46,7 +47,7 @@ class ModelStore:
         Raises:
             DeviceError: that is no hash.
         """
-        if not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
+        if not isinstance(sha256, str) or not re.fullmatch(_HASH, sha256):
             raise DeviceError(f"{str(sha256)[:80]!r} is no SHA-256")
         return self._directory / f"{sha256}.tflite"
 
@@ -129,10 +130,10 @@ class ModelStore:
     def _make_room(self, wanted: int, keep: set[str]) -> None:
         """Removes parts that nobody went on with, and then the files that were not used for longest."""
         now = time.time()
-        for part in self._directory.glob("*.part"):
+        for part in self._ours("part"):
             if part.stem not in keep and now - part.stat().st_mtime > _PART_SECONDS:
                 part.unlink()
-        files = sorted(self._directory.glob("*.tflite"), key=lambda path: path.stat().st_mtime)
+        files = sorted(self._ours("tflite"), key=lambda path: path.stat().st_mtime)
         unused = [path for path in files if path.stem not in keep]
         while self._lacks(wanted) and unused:
             unused.pop(0).unlink()
@@ -141,7 +142,11 @@ class ModelStore:
         if self._lacks(wanted):
             raise DeviceError(f"the models of unfinished jobs fill the agent's {self._directory}: try again later")
 
+    def _ours(self, kind: str) -> list[Path]:
+        """The files that were sent; others that lie there are somebody else's."""
+        return [path for path in self._directory.glob(f"*.{kind}") if re.fullmatch(_HASH, path.stem)]
+
     def _lacks(self, wanted: int) -> bool:
-        there = sum(path.stat().st_size for path in self._directory.iterdir())
+        there = sum(path.stat().st_size for path in (*self._ours("tflite"), *self._ours("part")))
         free = shutil.disk_usage(self._directory).free
         return there + wanted > _CACHED_FILES * self._max_bytes or free < wanted + _RESERVE_BYTES

@@ -18,9 +18,10 @@ from fleetfoot.files import sha256
 from fleetfoot.wire import pack_array, unpack_array
 from profiling.board.access import TOKEN_VARIABLE, client_tls
 from profiling.board.connection import Access, Address
-from profiling.board.link import AgentLink
+from profiling.board.link import AgentLink, LostError
 from profiling.board.messages import (
     CHUNK_BYTES,
+    MOST_INPUT_BYTES,
     POLL_SECONDS,
     Answering,
     JobState,
@@ -76,7 +77,8 @@ class RemoteDevice:
         token = options.token or os.environ.get(TOKEN_VARIABLE)
         if not token:
             raise DeviceError(f"{parsed} asks for a token: set {TOKEN_VARIABLE} to what serve-device told")
-        return cls(AgentLink(parsed, Access(token, client_tls(options.certificate, options.key, options.authority))))
+        tls = client_tls(options.certificate, options.key, options.authority)
+        return cls(AgentLink(parsed, Access(token, tls, options.insecure)))
 
     def info(self) -> DeviceInfo:
         """The board's hardware, as it told."""
@@ -194,6 +196,8 @@ class RemoteDevice:
         for _ in range(2):  # what came before may have been another file under this hash
             try:
                 offset = self._link.typed(int, "begin", file_hash, size)
+            except LostError:
+                raise
             except DeviceError as error:
                 raise _UnsendableError(str(error)) from None
             if offset < size:
@@ -205,12 +209,20 @@ class RemoteDevice:
                 return
         raise _UnsendableError(f"{path} did not arrive as it is here: was it written to meanwhile?")
 
+    def _add(self, file_hash: str, size: int, offset: int, data: bytes) -> int:
+        try:
+            return self._link.typed(int, "chunk", file_hash, size, offset, data)
+        except LostError:
+            raise
+        except DeviceError as error:
+            raise _UnsendableError(str(error)) from None
+
     def _chunks(self, path: Path, file_hash: str, size: int, offset: int) -> Iterator[int]:
         """Sends a file from an offset on; yields the steps."""
         with path.open("rb") as file:
             while offset < size:
                 file.seek(offset)
-                reached = self._link.typed(int, "chunk", file_hash, size, offset, file.read(CHUNK_BYTES))
+                reached = self._add(file_hash, size, offset, file.read(CHUNK_BYTES))
                 if reached == offset:
                     raise _UnsendableError(f"{path} became shorter while it was sent")
                 yield reached - offset
@@ -237,5 +249,7 @@ def _blocks(x: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
     if x.ndim < 1 or not len(x):
         raise DeviceError("there are no inputs to answer")
     count = max(1, min(_BLOCK_INPUTS, _BLOCK_BYTES * len(x) // max(x.nbytes, 1)))
+    if x[:1].nbytes > MOST_INPUT_BYTES:
+        raise DeviceError(f"an input has {x[:1].nbytes} bytes, and agents take {MOST_INPUT_BYTES}")
     for start in range(0, len(x), count):
         yield x[start : start + count]

@@ -19,11 +19,12 @@ import msgspec
 import numpy as np
 
 from fleetfoot.console import progress
-from fleetfoot.errors import DeviceError, FleetfootError
-from fleetfoot.silence import silenced
-from profiling.invoke import pin
-from profiling.operators.table import TimeModels, Timing
-from profiling.profile import Conditions
+from fleetfoot.errors import DeviceError, FleetfootError, ModelError
+from profiling.invoke import Model, pin
+from profiling.memory import be_first_to_go, limit_memory
+from profiling.operators.single import SIGNATURE
+from profiling.operators.table import TimeModels, Timing, operator_times
+from profiling.profile import Conditions, OperatorTime, Target
 
 QUIET = 0.05
 """The share of runs below the time that is taken.
@@ -38,15 +39,17 @@ _SECONDS_A_ROUND = 0.005
 _FEWEST, _MOST = 2, 10
 _TICK_SECONDS = 0.5
 
-Run = Callable[[], None]
+Run = Callable[[], object]
 
 
 class _Request(msgspec.Struct):
-    """What the process is told."""
+    """What the process is told: to time these models, or, of one with a signature, its operators."""
 
     paths: list[str]
     threads: int
     cpus: tuple[int, ...]
+    max_memory_bytes: int = 0
+    signature: str | None = None
 
 
 def in_child(conditions: Conditions, interrupt: Callable[[], None] = lambda: None) -> TimeModels:
@@ -54,22 +57,38 @@ def in_child(conditions: Conditions, interrupt: Callable[[], None] = lambda: Non
 
     def time_there(paths: Sequence[Path]) -> list[Timing | None]:
         request = _Request([str(path) for path in paths], conditions.threads, conditions.cpus)
-        with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as said:
-            asked.write(msgspec.json.encode(request))
-            asked.seek(0)
-            process = subprocess.Popen(
-                [sys.executable, "-m", "profiling.operators.timing"], stdin=asked, stdout=answer, stderr=said
-            )
-            _wait(process, interrupt)
-            answer.seek(0)
-            said.seek(0)
-            if process.returncode:
-                lines = said.read().decode(errors="replace").strip().splitlines()
-                reason = lines[-1] if lines else f"their process ended with status {process.returncode}"
-                raise DeviceError(f"single operators cannot be timed here: {reason}")
-            return msgspec.json.decode(answer.read(), type=list[Timing | None])
+        return msgspec.json.decode(_told_by_child(request, interrupt), type=list[Timing | None])
 
     return time_there
+
+
+def operators_in_child(
+    target: Target, conditions: Conditions, max_memory_bytes: int = 0, interrupt: Callable[[], None] = lambda: None
+) -> tuple[OperatorTime, ...]:
+    """The times of a network's operators, cut out of it and timed in a process of its own, which reads the file too.
+
+    Raises:
+        DeviceError: they cannot be timed.
+    """
+    request = _Request([str(target.path)], conditions.threads, conditions.cpus, max_memory_bytes, target.signature)
+    return msgspec.json.decode(_told_by_child(request, interrupt), type=tuple[OperatorTime, ...])
+
+
+def _told_by_child(request: _Request, interrupt: Callable[[], None]) -> bytes:
+    with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as said:
+        asked.write(msgspec.json.encode(request))
+        asked.seek(0)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "profiling.operators.timing"], stdin=asked, stdout=answer, stderr=said
+        )
+        _wait(process, interrupt)
+        answer.seek(0)
+        said.seek(0)
+        if process.returncode:
+            lines = said.read().decode(errors="replace").strip().splitlines()
+            reason = lines[-1] if lines else f"their process ended with status {process.returncode}"
+            raise DeviceError(f"single operators cannot be timed here: {reason}")
+        return answer.read()
 
 
 def _wait(process: subprocess.Popen[bytes], interrupt: Callable[[], None]) -> None:
@@ -140,38 +159,27 @@ def _sample(run: Run, count: int) -> list[float]:
 
 
 def open_model(path: Path, threads: int) -> Run | None:
-    """A run of a model whose inputs hold random values; None where it cannot be opened here."""
-    from ai_edge_litert.interpreter import Interpreter
-
+    """A run of a model on random inputs; None where it cannot be opened here."""
     try:
-        with silenced():  # it announces the delegate that it uses
-            interpreter = Interpreter(model_path=str(path), num_threads=threads)
-            interpreter.allocate_tensors()
-            _fill(interpreter)
-            interpreter.invoke()
-    except (RuntimeError, ValueError):
+        run = Model(path, threads).invocation(SIGNATURE)
+        run()
+    except (ModelError, RuntimeError, ValueError):
         return None
-    run: Run = interpreter.invoke
     return run
-
-
-def _fill(interpreter: Any) -> None:
-    generator = np.random.default_rng(0)
-    for detail in interpreter.get_input_details():
-        dtype, shape = np.dtype(detail["dtype"]), detail["shape"]
-        real = np.issubdtype(dtype, np.floating)
-        values = (
-            generator.uniform(0, 1, shape) if real else generator.integers(0, 2 if dtype.kind == "b" else 100, shape)
-        )
-        interpreter.set_tensor(detail["index"], values.astype(dtype))
 
 
 def main() -> None:
     """Times what standard input asks for."""
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=_Request)
+    be_first_to_go()
+    limit_memory(request.max_memory_bytes)
     pin(request.cpus)
-    timings = time_models([Path(path) for path in request.paths], request.threads)
-    sys.stdout.buffer.write(msgspec.json.encode(timings))
+    paths = [Path(path) for path in request.paths]
+    if request.signature is None:
+        told: object = time_models(paths, request.threads)
+    else:
+        told = operator_times(paths[0], request.signature, lambda cuts: time_models(cuts, request.threads))
+    sys.stdout.buffer.write(msgspec.json.encode(told))
 
 
 if __name__ == "__main__":
@@ -179,3 +187,5 @@ if __name__ == "__main__":
         main()
     except FleetfootError as error:
         sys.exit(str(error))
+    except MemoryError:
+        sys.exit("they need more memory than they may have")

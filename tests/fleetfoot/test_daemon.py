@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -111,6 +112,18 @@ def test_marshal_is_not_read_beside_a_request_either(uri: str) -> None:
         proxy._pyroConnection.send(request.data)
         with suppress(CommunicationError):  # whether it answers or hangs up is its own choice
             protocol.recv_stub(proxy._pyroConnection)
+
+
+@pytest.mark.usefixtures("still_serves")
+def test_a_small_message_is_not_unpacked_to_a_large_one(uri: str) -> None:
+    bomb = zlib.compress(b"# serpent utf-8\n'" + b"x" * 300_000_000 + b"'")
+    with socket.create_connection(address(uri), timeout=5) as connection:
+        connection.sendall(message(protocol.MSG_CONNECT, 1, bomb, flags=protocol.FLAGS_COMPRESSED))
+        refused = b""
+        with suppress(ConnectionError):
+            while data := connection.recv(4096):
+                refused += data
+    assert b"this service takes no compressed messages" in refused
 
 
 HTTP = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -74,7 +74,7 @@ def test_the_energy_of_a_rail_is_its_power_over_the_time_that_the_work_took(tmp_
     assert energy.source == "INA VDD_IN"
     half_second_at_5_to_15_w = 2 * energy.mj / seconds  # two runs in the second
     assert 5000 < half_second_at_5_to_15_w < 15_000
-    assert half_second_at_5_to_15_w == pytest.approx(10_000, rel=0.35)
+    assert half_second_at_5_to_15_w == pytest.approx(10_000, rel=0.5)
 
 
 def test_the_board_s_rail_goes_before_a_part_s_and_before_the_package(tmp_path: Path) -> None:

@@ -162,9 +162,9 @@ def test_the_client_copies_folders(adb: Adb, tmp_path: Path) -> None:
 def test_the_client_runs_commands_at_once(adb: Adb) -> None:
     begin = time.monotonic()
     with ThreadPoolExecutor(4) as pool:
-        ran = list(pool.map(lambda n: adb("shell", f"sleep 1; seq {n}000").stdout.split()[-1], range(1, 5)))
+        ran = list(pool.map(lambda n: adb("shell", f"sleep 2; seq {n}000").stdout.split()[-1], range(1, 5)))
     assert ran == ["1000", "2000", "3000", "4000"]
-    assert time.monotonic() - begin < 3.5
+    assert time.monotonic() - begin < 7
 
 
 @needs_adb
@@ -221,6 +221,9 @@ def test_the_client_sees_a_pulled_cable(adb: Adb, phone: Phone, tmp_path: Path) 
     file.write_bytes(bytes(3_000_000))
     phone.cut_after_bytes = 1_000_000
     assert adb("push", file, "/data/local/tmp/cut").returncode != 0
+    deadline = time.monotonic() + 10
+    while (phone.scratch / "cut").exists() and time.monotonic() < deadline:  # the phone notices in its own time
+        time.sleep(0.02)
     assert phone.cut_after_bytes is None
     assert not (phone.scratch / "cut").exists()
 
@@ -410,7 +413,7 @@ def test_a_pulled_cable_ends_the_command_on_the_phone(device: AdbDevice, phone: 
         for _ in shown:
             phone.unplug()
     pid = int((phone.scratch / "pid").read_text())
-    for _ in range(50):
+    for _ in range(500):
         if not Path(f"/proc/{pid}").exists():
             break
         time.sleep(0.02)

@@ -18,6 +18,7 @@ from profiling.android.adb import Adb, Answer
 from profiling.android.device import AndroidDevice
 from profiling.device import DeviceOptions, connect_device
 from profiling.local import LocalDevice
+from profiling.operators import layers, table
 from profiling.profile import Conditions, Profile, Target
 from profiling.statistics import Effort
 
@@ -343,3 +344,18 @@ def test_energy_is_measured_on_battery(
     assert measured.energy is not None
     assert measured.energy.source == "battery's charge counter"
     assert measured.energy.mj > 0
+
+
+def test_single_operators_are_timed_by_the_tool(
+    phone: Phone, device: AndroidDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLEETFOOT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(table, "design", lambda: [layers.fully_connected(size, size) for size in (8, 16)])
+    made = device.operator_table(Conditions())
+    assert made.device_id == device.info().id
+    assert len(made.timings) == 3
+    assert 0 < made.overhead_ms < 100
+    assert all(timed.ms > 0 for timed in made.timings)
+    invoked = len(benchmarks(phone))
+    assert device.operator_table(Conditions()).timings == made.timings
+    assert len(benchmarks(phone)) == invoked

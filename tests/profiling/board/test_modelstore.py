@@ -127,6 +127,17 @@ def test_the_least_recently_used_make_room(store: ModelStore) -> None:
     assert [store.has(name) for name, _ in names] == [True, False, *[True] * 7]
 
 
+def test_what_else_lies_there_is_somebody_elses(store: ModelStore, tmp_path: Path) -> None:
+    mine, part = tmp_path / "models" / "mine.tflite", tmp_path / "models" / "download.part"
+    for file in (mine, part):
+        file.write_bytes(bytes(40_000))
+        os.utime(file, (0, 0))
+    for number in range(9):
+        assert send(store, *numbered(number))
+    assert mine.exists()
+    assert part.exists()
+
+
 def test_the_files_of_jobs_stay(tmp_path: Path) -> None:
     used: set[str] = set()
     store = ModelStore(tmp_path / "models", 4096, lambda: used)
