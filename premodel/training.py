@@ -141,8 +141,9 @@ def _pays(reports: Sequence[BudgetReport]) -> bool:
 
 
 def _current_profiles(zoo: Zoo) -> list[Profile]:
-    profiles = [profile for profile in zoo.profiles() if profile.covers(zoo.hashes)]
-    for stale in (profile for profile in zoo.profiles() if not profile.covers(zoo.hashes)):
+    known = list(zoo.profiles())
+    profiles = [profile for profile in known if profile.covers(zoo.hashes)]
+    for stale in (profile for profile in known if not profile.covers(zoo.hashes)):
         warn(f"the profile of {stale.device_id} is of other variants, and is left out: run profile-zoo on it")
     if not profiles:
         raise NotAZooError(f"{zoo.path} has no current profile: run profile-zoo")

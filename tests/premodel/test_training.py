@@ -352,7 +352,7 @@ def test_the_command_prints_a_table_of_every_way_to_choose(zoo_copy: Path, capsy
     assert ("does not beat" in printed.out) == (not used)
 
 
-@pytest.mark.parametrize("damaged", ["outcomes.parquet", "zoo.json", "build.json", f"profiles/{HERE}.json"])
+@pytest.mark.parametrize("damaged", ["outcomes.parquet", "zoo.json", "build.json"])
 def test_the_command_names_a_damaged_file_in_one_line(
     zoo_copy: Path, damaged: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -361,6 +361,16 @@ def test_the_command_names_a_damaged_file_in_one_line(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert re.fullmatch(f"train-premodel: .*{re.escape(damaged)} .+\n", printed.err)
+
+
+def test_a_damaged_profile_is_named_with_what_renews_it(zoo_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = zoo_copy / f"profiles/{HERE}.json"
+    path.write_bytes(path.read_bytes()[:100])
+    assert command(zoo_copy) == 1
+    warning, error = capsys.readouterr().err.splitlines()
+    assert warning.startswith(f"warning: {path} is damaged")
+    assert "profile-zoo" in warning
+    assert error == f"train-premodel: {zoo_copy} has no current profile: run profile-zoo"
 
 
 def test_the_command_refuses_a_zoo_of_one_variant_as_wrong_usage(

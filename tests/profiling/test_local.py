@@ -66,6 +66,12 @@ def child_of(target: Target) -> int | None:
     return None
 
 
+@pytest.fixture(autouse=True)
+def interrupts_between_rounds_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that they can be counted: else there is one every half second that a model takes to open."""
+    monkeypatch.setattr("profiling.process._TICK_SECONDS", 60.0)
+
+
 class AfterRounds:
     """An interrupt that does something once after some rounds, when all ``models`` are open."""
 
@@ -256,7 +262,8 @@ def test_a_model_that_hangs_is_ended_and_the_others_go_on(
         running.append(child_of(other))
 
     device = LocalDevice(interrupt=look)
-    hang = AfterRounds(2, 1, lambda: (monkeypatch.setattr(ModelProcess._reply, "__defaults__", (2.0,)),
+    hang = AfterRounds(2, 1, lambda: (monkeypatch.setattr("profiling.process._REPLY_SECONDS", 2.0),
+                                     monkeypatch.setattr("profiling.process._TICK_SECONDS", 0.1),
                                       kill(other, signal.SIGSTOP)))  # fmt: skip
     profile = device.measure([small, other], effort=Effort(min_runs=100, max_runs=100))
     assert profile.failures == {"other": "other cannot be measured here: it did not answer in 2 s"}

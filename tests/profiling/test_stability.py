@@ -98,7 +98,7 @@ def test_one_mode_with_a_few_bursts_is_not_two() -> None:
 
 def test_two_modes_that_are_nearly_one_are_one() -> None:
     random = np.random.default_rng(0)
-    assert not has_two_modes(in_blocks(random.normal(1, 0.001, 2000) * np.where(random.random(2000) < 0.5, 1, 1.1)))
+    assert not has_two_modes(in_blocks(random.normal(1, 0.001, 2000) * np.where(random.random(2000) < 0.5, 1, 1.05)))
 
 
 @pytest.mark.parametrize("blocks", [[[1.0]], [[1.0, 2.0]], [[1.0] * 5, [2.0] * 5]])

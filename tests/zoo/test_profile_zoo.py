@@ -208,9 +208,19 @@ def test_a_damaged_variant_is_left_out_with_a_warning(call: Call, little_zoo: Pa
     status, out, err = call(little_zoo, "--accuracy")
     assert status == 0
     assert f"warning: {damaged.id} is left out: {little_zoo / damaged.file} is not the file that was built" in err
-    assert list(profiles(little_zoo)[HERE].measurements) == [base.id, other.id]
+    assert f"keeps the earlier profile of {HERE}, which has all variants" in err
+    assert damaged.id in profiles(little_zoo)[HERE].measurements
     assert damaged.id not in out
     assert set(Outcomes.read(Outcomes.path(little_zoo, HERE)).hashes) == {base.id, other.id}
+
+
+def test_without_an_earlier_profile_what_could_be_measured_is_kept(call: Call, little_zoo: Path) -> None:
+    remove_profiles(little_zoo)
+    base, damaged, other = Zoo.open(little_zoo).manifest.variants
+    (little_zoo / damaged.file).unlink()
+    status, _, _ = call(little_zoo)
+    assert status == 0
+    assert list(profiles(little_zoo)[HERE].measurements) == [base.id, other.id]
 
 
 def test_a_device_that_cannot_be_reached_is_named_and_the_others_are_measured(call: Call, little_zoo: Path) -> None:

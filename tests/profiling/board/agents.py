@@ -55,8 +55,8 @@ class Agent:
     def port(self) -> int:
         return int(self.uri.rpartition(":")[2])
 
-    def connect(self, token: str = TOKEN) -> RemoteDevice:
-        return RemoteDevice.connect(self.uri.removeprefix("pyro:"), DeviceOptions(token=token))
+    def connect(self, token: str = TOKEN, *, insecure: bool = False) -> RemoteDevice:
+        return RemoteDevice.connect(self.uri.removeprefix("pyro:"), DeviceOptions(token=token, insecure=insecure))
 
     def children(self) -> list[int]:
         """The processes that it started, and those that it did not wait for."""

@@ -469,7 +469,7 @@ def test_a_client_without_tls_is_refused(secured: Agent) -> None:
 
 
 def test_an_agent_without_tls_is_refused_by_a_client_with_it(agent: Agent, authority: Signed, mine: Signed) -> None:
-    assert re.search("no agent answers at|does it offer TLS", refusal(agent.uri, **shown(mine, authority)))
+    assert "does not speak TLS: start it with a certificate" in refusal(agent.uri, **shown(mine, authority))
 
 
 def test_an_agent_of_another_authority_is_refused(tmp_path: Path, authority: Signed, mine: Signed) -> None:

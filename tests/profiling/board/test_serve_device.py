@@ -15,7 +15,7 @@ import click
 import pytest
 from agents import COMMAND, TOKEN, Agent, make_certificate
 
-from fleetfoot.errors import UsageError
+from fleetfoot.errors import DeviceError, UsageError
 from profiling.board.access import agent_token, check_reach
 from profiling.commands import ByteCount
 
@@ -73,7 +73,7 @@ def test_a_token_from_a_file_goes_before_the_environments(tmp_path: Path) -> Non
 def test_a_short_token_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "token"
     file.write_text(text)
-    with pytest.raises(UsageError, match="is short: make one of at least 16 random characters"):
+    with pytest.raises(UsageError, match="is short: make one of at least 16 random characters|is empty"):
         agent_token(file, {})
     with pytest.raises(UsageError, match="the token in FLEETFOOT_TOKEN is short"):
         agent_token(None, {"FLEETFOOT_TOKEN": text})
@@ -99,7 +99,9 @@ def test_loopback_needs_no_tls() -> None:
 
 def test_insecure_is_warned_of_and_serves(tmp_path: Path) -> None:
     with Agent("--host", "0.0.0.0", "--insecure", "--port", 0, "--cache", tmp_path) as agent:
-        with closing(agent.connect()) as device:
+        with pytest.raises(DeviceError, match="would be told the token in clear"):
+            agent.connect()
+        with closing(agent.connect(insecure=True)) as device:
             assert device.info().cores > 0
         status, stderr = agent.stop()
     assert status == 0
