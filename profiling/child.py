@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from fleetfoot.errors import FleetfootError
-from profiling.invoke import Model, Runner, pin
+from profiling.invoke import Model, Runner, pin, time_runs
 from profiling.memory import be_first_to_go, limit_memory, peak_bytes
 
 _WARM_UP_RUNS = 3
@@ -93,7 +93,7 @@ def main(opening: Opening) -> None:
     for line in sys.stdin:
         match msgspec.json.decode(line, type=Run | Answer | Finish):
             case Run(runs, unrecorded):
-                _reply(Samples(_time_runs(run, runs, unrecorded)))
+                _reply(Samples(time_runs(run, runs, unrecorded)))
             case Answer(inputs, outputs):
                 _reply(Answered(_answer(model.runner(opening.signature), Path(inputs), Path(outputs))))
             case Finish():
@@ -103,21 +103,10 @@ def main(opening: Opening) -> None:
 
 def _warm_up(run: Callable[[], object]) -> float:
     """Runs a few times, and for as long as clocks take to rise; returns about what a run takes, in ms."""
-    samples = _time_runs(run, _WARM_UP_RUNS, 0)
+    samples = time_runs(run, _WARM_UP_RUNS, 0)
     while sum(samples) < _WARM_UP_SECONDS * 1e3:
-        samples += _time_runs(run, 1, 0)
+        samples += time_runs(run, 1, 0)
     return float(np.median(samples))
-
-
-def _time_runs(run: Callable[[], object], runs: int, unrecorded: int) -> list[float]:
-    for _ in range(unrecorded):  # another process had the core and its caches in between
-        run()
-    samples = []
-    for _ in range(runs):
-        start = time.perf_counter_ns()
-        run()
-        samples.append((time.perf_counter_ns() - start) / 1e6)
-    return samples
 
 
 def _answer(runner: Runner, inputs: Path, outputs: Path) -> list[float]:

@@ -6,6 +6,7 @@ Measuring and serving through the same code is what makes a profile hold in the 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +41,18 @@ def pin(cpus: Iterable[int]) -> None:
     except (AttributeError, OSError):
         there = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else "none that can be chosen"
         raise DeviceError(f"cannot run on cores {sorted(wanted)}: there are {there}") from None
+
+
+def time_runs(run: Callable[[], object], runs: int, unrecorded: int) -> list[float]:
+    """Milliseconds of some runs, after some that do not count: something else had the core and its caches before."""
+    for _ in range(unrecorded):
+        run()
+    samples = []
+    for _ in range(runs):
+        start = time.perf_counter_ns()
+        run()
+        samples.append((time.perf_counter_ns() - start) / 1e6)
+    return samples
 
 
 class Model:

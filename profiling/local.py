@@ -34,7 +34,6 @@ _MOST_AT_ONCE = 100  # each takes a few of the files that a process may have ope
 _FILE_COPIES = 4  # a model's memory in sizes of its file: the file, packed weights, activations
 
 Interrupt = Callable[[], None]
-Processes = Mapping[str, ModelProcess]
 
 
 class LocalDevice:

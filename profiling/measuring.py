@@ -98,9 +98,9 @@ _OPTIONS = (
     click.option("--token-file", type=_FILE, help="Boards: the agent's token.  [default: from FLEETFOOT_TOKEN]"),
     click.option("--certificate", type=_FILE, envvar="FLEETFOOT_CERTIFICATE", help="Boards: the certificate for TLS,"),
     click.option("--key", type=_FILE, envvar="FLEETFOOT_KEY", help="its key,"),
+    click.option("--authority", type=_FILE, envvar="FLEETFOOT_AUTHORITY", help="and whoever signed the agent's."),
     click.option("--insecure", is_flag=True, envvar="FLEETFOOT_INSECURE",
                  help="Boards: tell another machine the token without TLS."),
-    click.option("--authority", type=_FILE, envvar="FLEETFOOT_AUTHORITY", help="and whoever signed the agent's."),
 )  # fmt: skip
 
 

@@ -9,7 +9,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 
 from fleetfoot.console import progress
 from fleetfoot.errors import DeviceError, FleetfootError, ModelError
-from profiling.invoke import Model, pin
+from profiling.invoke import Model, pin, time_runs
 from profiling.memory import be_first_to_go, limit_memory
 from profiling.operators.single import SIGNATURE
 from profiling.operators.table import TimeModels, Timing, operator_times
@@ -37,6 +36,7 @@ _PASSES, _ROUNDS = 3, 7
 _AT_ONCE = 64
 _SECONDS_A_ROUND = 0.005
 _FEWEST, _MOST = 2, 10
+_UNRECORDED = 1
 _TICK_SECONDS = 0.5
 
 Run = Callable[[], object]
@@ -139,23 +139,12 @@ def _time_together(
     for _ in range(_ROUNDS):
         shuffle(turns)
         for path in turns:
-            samples[path] += _sample(runs[path], counts[path])
+            samples[path] += time_runs(runs[path], counts[path], _UNRECORDED)
 
 
 def _runs_a_round(run: Run) -> int:
-    seconds = min(_sample(run, _FEWEST)) / 1e3
+    seconds = min(time_runs(run, _FEWEST, _UNRECORDED)) / 1e3
     return int(np.clip(_SECONDS_A_ROUND / seconds, _FEWEST, _MOST))
-
-
-def _sample(run: Run, count: int) -> list[float]:
-    """Milliseconds of some runs, after one that is not counted: another model had the core and its caches."""
-    run()
-    samples = []
-    for _ in range(count):
-        start = time.perf_counter_ns()
-        run()
-        samples.append((time.perf_counter_ns() - start) / 1e6)
-    return samples
 
 
 def open_model(path: Path, threads: int) -> Run | None:
