@@ -126,6 +126,17 @@ class NumberList(click.ParamType[tuple[float, ...]]):
             self.fail(f"{value!r} is no list of numbers separated by commas", param, ctx)
 
 
+class CountList(NumberList):
+    """Whole positive numbers separated by commas, or a YAML list."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """The numbers."""
+        numbers = super().convert(value, param, ctx)
+        if any(number < 1 or number != int(number) for number in numbers):
+            self.fail(f"{value!r} is no list of whole positive numbers separated by commas", param, ctx)
+        return tuple(int(number) for number in numbers)
+
+
 class Size(click.ParamType[tuple[int, int]]):
     """Height and width, such as ``96x128``; a single number is both."""
 

@@ -22,6 +22,13 @@
 Messages are one line: what was wrong, where, and what to do.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+_MOST_OFFERED = 12
+
 
 class FleetfootError(Exception):
     """Root of the tree; ``exit_status`` is what a command that dies of it returns."""
@@ -96,3 +103,13 @@ class ServiceError(FleetfootError):
 def first_line(error: BaseException) -> str:
     """The first line of what an exception says, or its type where it says nothing."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def offer(name: str, known: Iterable[str]) -> str:
+    """What to say of the names that there are, when somebody gave another: the nearest, or the first of all."""
+    names = list(known)
+    near = get_close_matches(name, names)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    rest = f" and {len(names) - _MOST_OFFERED} more" if len(names) > _MOST_OFFERED else ""
+    return f"there are {', '.join(names[:_MOST_OFFERED])}{rest}" if names else "there are none"

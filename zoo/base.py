@@ -23,6 +23,7 @@ from zoo.models import Base, base_model
 from zoo.paired import sure_gain
 from zoo.record import BuildOptions
 from zoo.search.strategies import make_strategy
+from zoo.search.strategy import Task
 
 _BARELY_BETTER = 0.2
 """Balanced accuracy, from 0 by chance to 1, above which a trained model is taken as it comes."""
@@ -38,7 +39,8 @@ def begin_base(options: BuildOptions, dataset: Dataset) -> Base:
     make_deterministic(options.seed)
     base = base_model(options.model, dataset, split_indices(dataset, options.seed)["train"])
     with redirect_stderr(io.StringIO()):  # what there is to say of the grid is said when it is made for good
-        make_strategy(options.strategy, base.model, options.grid, "" if can_be_cut(base.model) else None)
+        task = Task(base.model, order_file="" if can_be_cut(base.model) else None)
+        make_strategy(options.strategy, task, options.grid).propose()
     return base
 
 

@@ -30,14 +30,15 @@ from zoo.catalog import BUILT_FILES, Manifest, Variant, Zoo, profile_path
 from zoo.channels import can_be_cut
 from zoo.datasets import Dataset, Indices, Split, load_dataset, split_indices, takes_size
 from zoo.formats import register_custom_objects
+from zoo.importance import importance, order
 from zoo.measure import record_outcomes, with_outcomes
 from zoo.models import Base, image_size
 from zoo.outcomes import Outcomes
 from zoo.profiles import targets_of, write_profile
 from zoo.record import BuildOptions, BuildRecord, model_sha256, tool_versions
 from zoo.search.journal import Journal, Trial
-from zoo.search.strategies import Proposal, Strategy, make_strategy
-from zoo.subnetworks import importance_order
+from zoo.search.strategies import make_strategy
+from zoo.search.strategy import Proposal, Strategy, Task
 
 _ENOUGH_STEPS, _MOST_EPOCHS = 1500, 20
 """How many steps a variant's fine-tuning takes at the least, unless that is more than so many epochs."""
@@ -101,7 +102,8 @@ def _build(
     data = TrainingData.of(dataset, splits, options.augment)
     _ensure_base(out, options, dataset, data, start)
     bench = Bench.open(out, data)
-    strategy = make_strategy(options.strategy, bench.base, options.grid, _ensure_order(bench))
+    task = Task(bench.base, data, options.device, _ensure_order(bench), out / "search" / "proposals.json")
+    strategy = make_strategy(options.strategy, task, options.grid)
     journal = Journal(out / Journal.FILE)
     trials = list(_make_all(strategy, journal, bench, record, jobs))
     variants = _as_edited(out, [variant for trial in trials for variant in trial.variants])
@@ -210,7 +212,7 @@ def _ensure_order(bench: Bench) -> str | None:
     """Writes the channel orders, named by their content; None for a base model that cannot be cut."""
     if not can_be_cut(bench.base):
         return None
-    text = msgspec.json.encode(importance_order(bench.base), order="sorted")
+    text = msgspec.json.encode(order(importance(bench.base, "l2")), order="sorted")
     name = f"base/order-{hashlib.sha256(text).hexdigest()[:8]}.json"
     write_bytes(bench.zoo / name, text)
     return name

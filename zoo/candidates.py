@@ -15,16 +15,17 @@ from fleetfoot.errors import DamagedFileError, ModelError, UsageError, first_lin
 from fleetfoot.files import sha256
 from zoo.backend import keras, make_deterministic
 from zoo.batches import TrainingData
+from zoo.blocks import drop_blocks
 from zoo.catalog import Variant
 from zoo.channels import permute_model, slice_model
 from zoo.cost import count_macs, peak_activation_bytes
 from zoo.export import export, parity, predict
-from zoo.finetune import FINE_TUNING_RATE, recalibrate_batch_norm, train
+from zoo.finetune import FINE_TUNING_RATE, FRESH_RATE, recalibrate_batch_norm, train
 from zoo.lowrank import decompose
 from zoo.quantize import spread
 from zoo.recipe import Recipe
 from zoo.search.journal import Trial
-from zoo.search.strategies import Proposal
+from zoo.search.strategy import Proposal
 from zoo.subnetworks import train_jointly
 
 UNFINISHED = "unfinished"
@@ -123,11 +124,12 @@ def _fine_tune(network: Any, recipe: Recipe, bench: Bench, name: str) -> None:
     if training.epochs == 0:
         recalibrate_batch_norm(network, bench.data)
         return
+    was_cut = bool(recipe.keep or recipe.drop)  # which needs more than a touch: hardly anything is as it was
     train(
         network,
         bench.data,
         epochs=training.epochs,
-        learning_rate=FINE_TUNING_RATE,
+        learning_rate=FRESH_RATE if was_cut else FINE_TUNING_RATE,
         teacher=bench.base if training.teacher else None,
         seed=training.seed,
         checkpoint=bench.zoo / UNFINISHED / recipe.digest,
@@ -136,16 +138,15 @@ def _fine_tune(network: Any, recipe: Recipe, bench: Bench, name: str) -> None:
 
 
 def cut(base: Any, recipe: Recipe) -> Any:
-    """The base model with a recipe's channels and ranks, not yet fine-tuned.
+    """The base model with a recipe's blocks, channels and ranks, not yet fine-tuned.
 
     Raises:
         ModelError: the recipe does not fit.
     """
-    if recipe.build or recipe.drop:
-        raise ModelError("this version makes no recipes with other architectures or without blocks")
-    if not recipe.keep and not recipe.ranks:
-        return base
-    network = slice_model(base, recipe.keep)
+    if recipe.build:
+        raise ModelError("this version makes no recipes with other architectures")
+    network = drop_blocks(base, recipe.drop) if recipe.drop else base
+    network = slice_model(network, recipe.keep) if recipe.keep else network
     return decompose(network, recipe.ranks) if recipe.ranks else network
 
 
@@ -160,8 +161,8 @@ def read_order(path: Path) -> dict[str, list[int]]:
 
 
 def _nested(bench: Bench, recipes: Mapping[str, Recipe], order: Mapping[str, list[int]]) -> dict[str, Any]:
-    if any(recipe.ranks for recipe in recipes.values()):
-        raise UsageError("this version decomposes no subnetworks")
+    if any(recipe.ranks or recipe.drop for recipe in recipes.values()):
+        raise UsageError("this version decomposes no subnetworks, and drops no blocks of them")
     ladder = [{group: _prefix(kept) for group, kept in recipe.keep.items()} for recipe in recipes.values()]
     (training,) = {recipe.training for recipe in recipes.values()}
     family = train_jointly(

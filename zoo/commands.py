@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 import msgspec
 
-from fleetfoot.console import NumberList, Size, WordList, command, note, print_json, print_table, warn
+from fleetfoot.console import CountList, NumberList, Size, WordList, command, note, print_json, print_table, warn
 from fleetfoot.errors import DamagedFileError, SchemaError
 from profiling.measuring import described, measuring_options, on_each, print_profile, request_of
 from profiling.profile import Profile
@@ -18,6 +18,9 @@ from zoo.profiles import DeviceProfiles, profile_on
 
 if TYPE_CHECKING:
     from zoo.record import BuildOptions
+
+
+_GRID = ("prune", "prune_by", "criterion", "scope", "drop_blocks", "low_rank", "subnetworks", "quantize")
 
 
 @command("build-zoo", example="build-zoo --out my-zoo --data digits --prune 0.25,0.5 --subnetworks 0.25,0.5,1")
@@ -31,7 +34,15 @@ if TYPE_CHECKING:
 @click.option("--epochs", type=click.IntRange(1), default=12, show_default=True,
               help="Epochs of a new base model.")  # fmt: skip
 @click.option("--prune", type=NumberList(), default="0.25,0.5", show_default=True, metavar="R,…",
-              help="Shares of the channels to keep.")  # fmt: skip
+              help="Shares of the base model that pruned variants keep.")  # fmt: skip
+@click.option("--prune-by", type=click.Choice(["macs", "time", "channels"]), default="macs", show_default=True,
+              help="What they are shares of: multiply-accumulates, time on --device, or channels.")  # fmt: skip
+@click.option("--criterion", default="taylor", show_default=True, metavar="NAME", help="By which channels are "
+              "important: taylor, l1, l2, bn-scale, activation or random.")  # fmt: skip
+@click.option("--scope", type=click.Choice(["global", "layer"]), default="global", show_default=True,
+              help="Cut the least important channels wherever they are, or the same share everywhere.")  # fmt: skip
+@click.option("--drop-blocks", type=CountList(), default="", metavar="N,…",
+              help="Numbers of blocks to leave out, those that harm least first.")  # fmt: skip
 @click.option("--low-rank", type=NumberList(), default="0.5,0.7", show_default=True, metavar="R,…",
               help="Shares of the layers' energy to keep.")  # fmt: skip
 @click.option("--subnetworks", type=NumberList(), default="0.05,0.2,0.5", show_default=True, metavar="F,…",
@@ -76,10 +87,10 @@ def build_zoo(
     from zoo.build import build_zoo as build
     from zoo.datasets import ReadOptions
     from zoo.record import BuildOptions
-    from zoo.search.strategies import GridOptions
+    from zoo.search.grid import GridOptions
 
-    families = {name: chosen.pop(name) for name in ("prune", "low_rank", "subnetworks", "quantize")}
-    grid = GridOptions(**families, seed=chosen["seed"])
+    grid_options = {name: chosen.pop(name) for name in _GRID}
+    grid = GridOptions(**grid_options, seed=chosen["seed"])
     options = BuildOptions(**chosen, grid=grid, read=ReadOptions(on_bad=on_bad, size=image_size, seconds=seconds))
     if dry_run:
         _print_forecast(options, as_json)

@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from zoo.backend import keras
-from zoo.graph import calls
+from zoo.graph import Call, calls, inlined
+
+layers = keras.layers
 
 _FLOAT_BYTES = 4
-_WEIGHTED_SUMS = (
-    keras.layers.Dense,
-    keras.layers.Conv1D,
-    keras.layers.Conv2D,
-    keras.layers.DepthwiseConv1D,
-    keras.layers.DepthwiseConv2D,
-)
+_PER_OUTPUT = (
+    layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.DepthwiseConv1D, layers.DepthwiseConv2D,
+)  # fmt: skip
+_PER_INPUT = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+_SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
+
+
+class Use(NamedTuple):
+    """A weight that a call multiplies with: each of its elements ``times`` in one inference."""
+
+    layer: str
+    weight: str
+    size: int
+    times: int
+
+
+def uses(model: Any) -> list[Use]:
+    """The kernels of a network's convolutions and dense layers, by call."""
+    return [use for call in calls(inlined(model)) for use in _uses(call)]
 
 
 def count_macs(model: Any) -> int:
     """Multiply-accumulates of one inference, in convolutions and dense layers.
 
-    Each weight of a kernel is used once per position of the output.
+    Each weight of a kernel is used once per position of the output, of a transposed convolution's input.
     """
-    return sum(
-        math.prod(call.layer.kernel.shape) * math.prod(call.outputs[0].shape[1:-1])
-        for call in calls(model)
-        if isinstance(call.layer, _WEIGHTED_SUMS)
-    )
+    return sum(use.size * use.times for use in uses(model))
 
 
 def peak_activation_bytes(model: Any, bytes_per_value: int = _FLOAT_BYTES) -> int:
@@ -35,7 +46,7 @@ def peak_activation_bytes(model: Any, bytes_per_value: int = _FLOAT_BYTES) -> in
 
     Element-wise layers that a runtime fuses or does in place are counted as if they were not.
     """
-    steps = list(calls(model))
+    steps = list(calls(inlined(model)))
     last_use = {id(tensor): step for step, call in enumerate(steps) for tensor in call.inputs}
     alive: dict[int, int] = {}
     peak = 0
@@ -46,3 +57,21 @@ def peak_activation_bytes(model: Any, bytes_per_value: int = _FLOAT_BYTES) -> in
             if last_use[id(tensor)] == step:
                 alive.pop(id(tensor), None)
     return peak * bytes_per_value
+
+
+def _uses(call: Call) -> Iterator[Use]:
+    layer = call.layer
+    if isinstance(layer, _PER_OUTPUT):
+        yield _use(layer, "kernel", call.outputs[0])
+    elif isinstance(layer, _PER_INPUT):
+        yield _use(layer, "kernel", call.inputs[0])
+    elif isinstance(layer, _SEPARABLE):
+        yield _use(layer, "depthwise_kernel", call.outputs[0])
+        yield _use(layer, "pointwise_kernel", call.outputs[0])
+
+
+def _use(layer: Any, weight: str, tensor: Any) -> Use:
+    """One use of each element of the weight per position of the tensor."""
+    first = getattr(layer, "data_format", None) == "channels_first"
+    positions = tensor.shape[2:] if first else tensor.shape[1:-1]
+    return Use(layer.name, weight, math.prod(getattr(layer, weight).shape), math.prod(positions))

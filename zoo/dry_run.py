@@ -16,6 +16,7 @@ from zoo.cost import count_macs
 from zoo.datasets import split_indices
 from zoo.record import BuildOptions
 from zoo.search.strategies import make_strategy
+from zoo.search.strategy import Task
 
 _EXPORT_SECONDS = 3.0
 _MEASURE_SECONDS = 2.0
@@ -48,7 +49,7 @@ def forecast(options: BuildOptions) -> list[Forecast]:
     base_epochs = (options.train_base or 0) if trained else options.epochs
     epoch_seconds = _epoch_seconds(base, data) if base.trainable_variables else 0.0
     lines = []
-    strategy = make_strategy(options.strategy, base, options.grid, "" if can_be_cut(base) else None)
+    strategy = make_strategy(options.strategy, Task(base, order_file="" if can_be_cut(base) else None), options.grid)
     for proposal in strategy.propose():
         for name, recipe in proposal.recipes.items():
             network = cut(base, recipe)

@@ -19,7 +19,7 @@ from zoo.backend import keras, tf
 from zoo.catalog import InputSpec
 from zoo.datasets import Dataset, Indices
 from zoo.formats import call_builder, read_network
-from zoo.graph import apply_layers, calls, compute_in
+from zoo.graph import apply_layers, calls, compute_in, inlined
 
 _SCALING_EXAMPLES = 512
 _SCALING_LAYERS = (keras.layers.Rescaling, keras.layers.Normalization)
@@ -137,6 +137,7 @@ def _conform(model: Any, dataset: Dataset, name: str, examples: Indices | None) 
     if isinstance(model, keras.Sequential) and not model.built:
         model.build((None, *dataset.input.shape))
     _check_form(model, name)
+    model = inlined(model)
     _check_shapes(model, dataset, name)
     _check_weights(model, name)
     try:

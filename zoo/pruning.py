@@ -1,53 +1,221 @@
-"""Structured pruning: which channels of each group to keep."""
+"""Structured pruning: how many channels each group keeps, and which."""
 
 from __future__ import annotations
 
-from typing import Any
+import heapq
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from fleetfoot.errors import UsageError
-from zoo.channels import ChannelGroup, cuttable_groups
+from fleetfoot.errors import ModelError, UsageError
+from profiling.device import Device
+from zoo.channels import ChannelGroup, Channels, Counter, analyse
+from zoo.importance import Values
+from zoo.latency import WidthTimes, fast_widths, prices_of
+
+Scores = Mapping[str, Values]
+"""Per channel group, the importance of each of its channels."""
+
+Widths = dict[str, int]
+Grid = Mapping[str, Sequence[int]]
+"""Per channel group, the widths that it may have, ascending; the last is its whole size."""
+
+Cost = Callable[[Mapping[str, int]], float]
+"""What a network costs with these widths of its channel groups."""
+
+Scope = Literal["global", "layer"]
+SCOPES: tuple[Scope, ...] = ("global", "layer")
+Unit = Literal["macs", "time", "channels"]
+UNITS: tuple[Unit, ...] = ("macs", "time", "channels")
 
 WIDTH_MULTIPLE = 8
 """Kept widths are multiples of this: runtimes compute channels in blocks, so odd widths cost as much."""
+_LEAST_SHARE = 1 / 8
+"""Of a group's channels that stay whatever their scores: a network is as good as its narrowest place."""
+_CHOICES = 8
+_SHARES = 64
+_LOOK_AHEAD = 4
+"""How many steps narrower a group may get at once: where time is a staircase, the next step may save nothing."""
 
 
-def round_width(width: float, size: int) -> int:
-    """The multiple of ``WIDTH_MULTIPLE`` nearest to a wanted width, at least one of them, at most ``size``."""
+def round_width(width: float, size: int, multiple: int = WIDTH_MULTIPLE) -> int:
+    """The multiple nearest to a wanted width, at least one of them, at most ``size``."""
     if width >= size:
         return size
-    return min(size, max(WIDTH_MULTIPLE, WIDTH_MULTIPLE * round(width / WIDTH_MULTIPLE)))
+    return min(size, max(multiple, multiple * round(width / multiple)))
 
 
-def filter_norms(model: Any, group: ChannelGroup) -> npt.NDArray[np.float64]:
-    """L2 norm of the weights that make each channel of a group, over all layers that make it, of shape (size,).
+def width_grid(model: Any | Channels, multiple: int | None = None) -> dict[str, tuple[int, ...]]:
+    """The multiples that each group may keep, from an eighth of its channels to all of them.
 
-    Li et al., "Pruning filters for efficient ConvNets", ICLR 2017, with the L2 norm.
-    """
-    squares = np.zeros(group.size)
-    for producer in group.producers:
-        kernel = model.get_layer(producer).kernel.numpy()
-        per_filter = np.square(kernel, dtype=np.float64).sum(axis=tuple(range(kernel.ndim - 1)))
-        squares += per_filter
-    norms: npt.NDArray[np.float64] = np.sqrt(squares)
-    return norms
+    A channel of a group may stand for several of a layer, such as one in each group of a grouped convolution.
 
-
-def keep_by_norm(model: Any, ratio: float) -> dict[str, tuple[int, ...]]:
-    """Per channel group, the indices of the share ``ratio`` of channels with the largest norms, ascending.
+    Args:
+        model: a functional or sequential model, or its analysis.
+        multiple: of which the widths are; by default of ``WIDTH_MULTIPLE``, and of half of that in groups which it
+            would leave fewer than eight widths to choose from.
 
     Raises:
-        UsageError: a ratio outside (0, 1].
         ModelError: a network with nothing that can be cut.
     """
-    if not 0 < ratio <= 1:
-        raise UsageError(f"a keep ratio must be above 0 and at most 1, and {ratio:g} is not")
-    keep = {}
-    for name, group in cuttable_groups(model).items():
-        count = round_width(ratio * group.size, group.size)
-        if count < group.size:
-            largest = np.argsort(-filter_norms(model, group), kind="stable")[:count]
-            keep[name] = tuple(int(index) for index in np.sort(largest))
-    return keep
+    return {name: _grid(group, multiple) for name, group in analyse(model).require_cuttable().items()}
+
+
+def _grid(group: ChannelGroup, multiple: int | None) -> tuple[int, ...]:
+    if multiple is None:
+        multiple = WIDTH_MULTIPLE if group.size >= _CHOICES * WIDTH_MULTIPLE else WIDTH_MULTIPLE // 2
+    least = round_width(_LEAST_SHARE * group.size, group.size, multiple)
+    return (*range(least, group.size, multiple), group.size)
+
+
+def priced(channels: Channels, unit: Unit, device: Device | None = None) -> tuple[Grid, Cost]:
+    """The widths to choose from, and what they cost in a unit.
+
+    Channels and multiply-accumulates go with multiples; time with the widths at which the device is fast, whose
+    operators are measured there.
+
+    Args:
+        channels: the analysis of a network.
+        unit: what a share is a share of.
+        device: where ``time`` is measured.
+
+    Raises:
+        ModelError: a network with nothing that can be cut.
+        DeviceError: the device went away, or runs nothing at all.
+    """
+    grid: Grid = width_grid(channels)
+    if unit == "channels":
+        return grid, lambda widths: sum(widths.values())
+    counter = Counter(channels)
+    if unit == "macs":
+        return grid, counter.macs
+    assert device is not None, "time is measured on a device"
+    prices = prices_of(device)
+    fast = fast_widths(counter, prices)
+    grid = {name: tuple(width for width in fast[name] if width >= widths[0]) for name, widths in grid.items()}
+    times = WidthTimes(counter, grid, prices)
+    return times.grid, times.ms
+
+
+def share_widths(grid: Grid, share: float) -> Widths:
+    """The widths of the grid that are nearest to a share of each group's channels.
+
+    Raises:
+        UsageError: a share outside (0, 1].
+    """
+    check_share(share)
+    return {name: min(widths, key=lambda width: abs(width - share * widths[-1])) for name, widths in grid.items()}
+
+
+def check_share(share: float) -> None:
+    """Makes sure that this can be the share of something to keep.
+
+    Raises:
+        UsageError: it is outside (0, 1].
+    """
+    if not 0 < share <= 1:
+        raise UsageError(f"a keep ratio must be above 0 and at most 1, and {share:g} is not")
+
+
+def widths_within(grid: Grid, scores: Scores, cost: Cost, share: float, scope: Scope = "global") -> Widths:
+    """The widths that lose least of the importance within a share of what the whole network costs.
+
+    Args:
+        grid: the widths to choose from.
+        scores: the importance of channels, comparable between groups.
+        cost: what widths cost, such as multiply-accumulates or milliseconds.
+        share: of the whole network's cost.
+        scope: ``layer`` keeps the same share of each group; ``global`` takes from whatever loses least for what it
+            saves.
+
+    Raises:
+        UsageError: a share outside (0, 1].
+        ModelError: even the narrowest widths cost more; it says how much.
+    """
+    check_share(share)
+    least, whole = (cost({name: widths[place] for name, widths in grid.items()}) for place in (0, -1))
+    if least > share * whole:
+        raise ModelError(f"no widths take {share:g} of the whole network: the least possible is {least / whole:.3f}")
+    choose = _alike if scope == "layer" else _by_worth
+    return choose(grid, scores, cost, share * whole)
+
+
+def _alike(grid: Grid, scores: Scores, cost: Cost, limit: float) -> Widths:
+    """The largest share of all groups alike that is within the limit."""
+    ladder = [share_widths(grid, step / _SHARES) for step in range(1, _SHARES + 1)]
+    within = [widths for widths in ladder if cost(widths) <= limit]
+    return within[-1] if within else {name: widths[0] for name, widths in grid.items()}
+
+
+def _by_worth(grid: Grid, scores: Scores, cost: Cost, limit: float) -> Widths:
+    """Narrows one group after another, each time the one that loses least for what it saves.
+
+    What a step saves shrinks while others are taken, so a group's best step is looked for anew when its turn comes,
+    and taken if it is still the best of all.
+    """
+    lost = {name: _lost(scores[name], choices) for name, choices in grid.items()}
+    widths = {name: choices[-1] for name, choices in grid.items()}
+    current = cost(widths)
+
+    def best_step(name: str) -> tuple[float, str, int]:
+        narrower = [width for width in grid[name] if width < widths[name]][-_LOOK_AHEAD:]
+        prices = [
+            _price(lost[name][width] - lost[name][widths[name]], current - cost(widths | {name: width}))
+            for width in narrower
+        ]
+        price, width = min(zip(prices, narrower, strict=True), default=(math.inf, 0))
+        return price, name, width
+
+    queue = [best_step(name) for name, choices in grid.items() if len(choices) > 1]
+    heapq.heapify(queue)
+    while current > limit:
+        name = heapq.heappop(queue)[1]
+        step = best_step(name)
+        if queue and step > queue[0]:
+            heapq.heappush(queue, step)
+            continue
+        widths[name] = step[2]
+        current = cost(widths)
+        if widths[name] > grid[name][0]:
+            heapq.heappush(queue, best_step(name))
+    return _widened(grid, lost, cost, limit, widths)
+
+
+def _lost(scores: Values, choices: Sequence[int]) -> dict[int, float]:
+    """The importance that goes with the least important channels, for each width."""
+    ascending = np.concatenate([[0.0], np.cumsum(np.sort(scores))])
+    return {width: float(ascending[len(scores) - width]) for width in choices}
+
+
+def _price(lost: float, saved: float) -> float:
+    return lost / saved if saved > 0 else math.inf
+
+
+def _widened(grid: Grid, lost: Mapping[str, Mapping[int, float]], cost: Cost, limit: float, widths: Widths) -> Widths:
+    """The widths made wider again where the last steps left room, first what regains most."""
+    wider = [(name, width) for name, choices in grid.items() for width in choices if width > widths[name]]
+    for name, width in sorted(wider, key=lambda step: lost[step[0]][step[1]] - lost[step[0]][widths[step[0]]]):
+        if width > widths[name] and cost(widths | {name: width}) <= limit:
+            widths = widths | {name: width}
+    return widths
+
+
+def keep_best(scores: Scores, widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Of each group that gets narrower, the indices of its most important channels, ascending."""
+    return {
+        name: tuple(int(index) for index in np.sort(np.argsort(-scores[name], kind="stable")[:width]))
+        for name, width in widths.items()
+        if width < len(scores[name])
+    }
+
+
+def comparable(scores: Scores, criterion: str) -> Scores:
+    """Scores that can be compared between groups: relative to the mean of their group, but for ``taylor``.
+
+    That one tells everywhere what the loss changes by; the scale of the others differs from layer to layer.
+    """
+    if criterion == "taylor":
+        return scores
+    return {name: values / (values.mean() or 1.0) for name, values in scores.items()}

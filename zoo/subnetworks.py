@@ -20,23 +20,11 @@ from zoo.batches import TrainingData
 from zoo.channels import cuttable_groups, kept_positions, slice_model, take
 from zoo.cost import count_macs
 from zoo.finetune import schedule
-from zoo.pruning import filter_norms, round_width
+from zoo.pruning import round_width
 
 Widths = Mapping[str, int]
 
 _WIDTH_STEPS = 32
-
-
-def importance_order(model: Any) -> dict[str, list[int]]:
-    """Per channel group, all its channels by descending filter norm.
-
-    Raises:
-        ModelError: a network with nothing to order.
-    """
-    return {
-        name: [int(index) for index in np.argsort(-filter_norms(model, group), kind="stable")]
-        for name, group in cuttable_groups(model).items()
-    }
 
 
 def width_ladder(model: Any, fractions: Sequence[float]) -> list[dict[str, int]]:

@@ -15,7 +15,7 @@ from zoo.candidates import Bench, base_path, cut, make_candidate, make_networks,
 from zoo.catalog import Zoo
 from zoo.datasets import Dataset, split_indices
 from zoo.recipe import LayerRank, Recipe, Training
-from zoo.search.strategies import Proposal
+from zoo.search.strategy import Proposal
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import NETWORKS, Network, answers, copied, inputs_for, randomize, relative_difference
+from networks import NETWORKS, Network, answers, inputs_for, randomize, relative_difference
 
 from fleetfoot.errors import ModelError
 from zoo.backend import keras
@@ -16,7 +15,7 @@ from zoo.channels import channel_groups, cuttable_groups, permute_model, slice_m
 
 layers = keras.layers
 seeds = st.integers(0, 2**32 - 1)
-few = settings(max_examples=6, deadline=None)
+few = settings(max_examples=3, deadline=None)
 every_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 
 
@@ -36,7 +35,7 @@ def kept_channels(draw: st.DrawFn, network: Network) -> dict[str, list[int]]:
 
 
 def shapes(model: Any) -> list[Any]:
-    return [model.inputs[0].shape, model.outputs[0].shape]
+    return [tensor.shape for tensor in [*model.inputs, *model.outputs]]
 
 
 @every_network
@@ -83,8 +82,14 @@ def test_a_slice_answers_as_if_the_other_channels_were_silent(network: Network, 
     expected = answers(network.silenced(model, kept), x)
     assert shapes(sliced) == shapes(model)
     assert relative_difference(answers(sliced, x), expected) < 1e-5
+
+
+@every_network
+def test_each_layer_makes_as_many_channels_as_were_kept(network: Network) -> None:
+    model = network.build()
     for name, (producers, size) in network.groups.items():
-        assert {sliced.get_layer(layer).kernel.shape[-1] for layer in producers} == {len(kept.get(name, range(size)))}
+        sliced = slice_model(model, {name: size - 2})
+        assert {sliced.get_layer(layer).kernel.shape[-1] for layer in producers} == {size - 2}
 
 
 @every_network
@@ -173,39 +178,6 @@ def test_the_two_ways_of_a_projected_shortcut_are_one_group() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("layer", "reason"),
-    [
-        (layers.LayerNormalization(), "how LayerNormalization treats channels is not known"),
-        (layers.Conv2D(8, 3, groups=2), "how Conv2D treats channels is not known"),
-        (layers.DepthwiseConv2D(3, depth_multiplier=2), "how DepthwiseConv2D treats channels is not known"),
-        pytest.param(
-            layers.DepthwiseConv2D(3, activation="softmax"), "how DepthwiseConv2D treats channels is not known"
-        ),
-        (layers.Softmax(), "how Softmax treats channels is not known"),
-        (layers.Activation("softmax"), "how Activation treats channels is not known"),
-        (layers.Reshape((2, 18, 8)), "how Reshape treats channels is not known"),
-        (layers.Permute((3, 1, 2)), "how Permute treats channels is not known"),
-        (layers.BatchNormalization(axis=1), "how BatchNormalization treats channels is not known"),
-        (layers.Rescaling([0.1] * 8), "how Rescaling treats channels is not known"),
-        (layers.PReLU(), "how PReLU treats channels is not known"),
-        (layers.GroupNormalization(4), "how GroupNormalization treats channels is not known"),
-    ],
-    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
-)
-def test_channels_that_come_into_an_unknown_layer_are_kept(layer: Any, reason: str) -> None:
-    inputs = keras.Input((6, 6, 3), name="input")
-    x = layer(layers.Conv2D(8, 1, name="a")(inputs))
-    x = layers.Conv2D(8, 2, name="b")(x)
-    model = keras.Model(inputs, layers.Dense(4, name="out")(layers.GlobalAveragePooling2D()(x)))
-    assert reason in channel_groups(model)["a"].fixed
-    with pytest.raises(ModelError, match=f"group a cannot be cut: .*{reason}"):
-        slice_model(model, {"a": 4})
-    randomize(model, 0)
-    sliced = slice_model(model, {"b": 4})  # what lies behind it can be cut all the same
-    assert sliced.get_layer("b").filters == 4
-
-
 def test_the_answer_is_never_cut() -> None:
     model = NETWORKS["chain"].build()
     with pytest.raises(ModelError, match="group out cannot be cut: it is the network's answer"):
@@ -236,90 +208,6 @@ def test_what_another_activation_compares_is_never_cut(activation: str) -> None:
     model = keras.Model(inputs, layers.Dense(4, name="out")(layers.Concatenate()([x, y])))
     assert channel_groups(model)["a"].fixed
     assert channel_groups(model)["b"].fixed
-
-
-def test_a_sum_of_flattened_maps_ties_channels_to_each_other_and_is_never_cut() -> None:
-    inputs = keras.Input((2, 2, 3), name="input")
-    flat = layers.Flatten()(layers.Conv2D(4, 1, name="a")(inputs))
-    dense = layers.Dense(16, name="b")(layers.Flatten()(inputs))
-    model = keras.Model(inputs, layers.Dense(4, name="out")(layers.Add()([flat, dense])))
-    with pytest.raises(ModelError, match="group a cannot be cut: some of its channels are tied to each other"):
-        slice_model(model, {"a": 2})
-
-
-def test_a_network_inside_the_network_is_left_as_it_is() -> None:
-    inner_inputs = keras.Input((6, 6, 5), name="inner_input")
-    inner = keras.Model(inner_inputs, layers.Conv2D(4, 3, name="hidden")(inner_inputs), name="inner")
-    inputs = keras.Input((6, 6, 3), name="input")
-    x = inner(layers.Conv2D(5, 3, padding="same", name="a")(inputs))
-    x = layers.Conv2D(6, 3, name="b")(x)
-    model = keras.Model(inputs, layers.Dense(4, name="out")(layers.GlobalAveragePooling2D()(x)))
-    randomize(model, 0)
-    assert list(cuttable_groups(model)) == ["b"]
-    sliced = slice_model(model, {"b": [4, 1]})
-    silent = copied(model)
-    rows = silent.get_layer("out").kernel
-    rows.assign(rows.numpy() * np.isin(range(6), [4, 1])[:, np.newaxis])
-    x = inputs_for(model)
-    assert relative_difference(answers(sliced, x), answers(silent, x)) < 1e-5
-
-
-def test_a_sum_written_as_a_plus_is_left_as_it_is() -> None:
-    inputs = keras.Input((6, 6, 3), name="input")
-    x = layers.Conv2D(5, 3, padding="same", name="a")(inputs)
-    x = x + layers.Conv2D(5, 3, padding="same", name="b")(x)
-    x = layers.Conv2D(6, 3, name="c")(x)
-    model = keras.Model(inputs, layers.Dense(4, name="out")(layers.GlobalAveragePooling2D()(x)))
-    randomize(model, 0)
-    assert list(cuttable_groups(model)) == ["c"]
-    x = inputs_for(model)
-    order = {"c": [5, 3, 1, 0, 2, 4]}
-    assert relative_difference(answers(permute_model(model, order), x), answers(model, x)) < 1e-5
-
-
-def test_a_concatenation_along_another_axis_is_left_as_it_is() -> None:
-    inputs = keras.Input((6, 6, 3), name="input")
-    halves = [layers.Conv2D(5, 3, name=name)(inputs) for name in "ab"]
-    x = layers.Conv2D(6, 3, name="c")(layers.Concatenate(axis=1)(halves))
-    model = keras.Model(inputs, layers.Dense(4, name="out")(layers.GlobalAveragePooling2D()(x)))
-    assert list(cuttable_groups(model)) == ["c"]
-
-
-def joined_and_added() -> Any:
-    """Two maps side by side, added to one that is as wide as both."""
-    inputs = keras.Input((6, 6, 3), name="input")
-    both = layers.Concatenate()([layers.Conv2D(4, 3, name="left")(inputs), layers.Conv2D(6, 3, name="right")(inputs)])
-    x = layers.Add()([both, layers.Conv2D(10, 3, name="whole")(inputs)])
-    model = keras.Model(inputs, layers.Dense(4, name="out")(layers.GlobalAveragePooling2D()(x)))
-    randomize(model, 0)
-    return model
-
-
-def cut_or_refuse(model: Any, keep: Mapping[str, int | Sequence[int]]) -> Any:
-    """The sliced network, or none where the group says that it cannot be cut so."""
-    try:
-        return slice_model(model, keep)
-    except ModelError:
-        return None
-
-
-def test_maps_joined_and_then_added_to_another_are_never_cut() -> None:
-    group = channel_groups(joined_and_added())["left"]
-    assert set(group.producers) == {"left", "right", "whole"}
-    assert group.fixed == "some of its layers make only a part of its channels"
-
-
-def test_channels_first_are_left_alone_or_cut_rightly() -> None:
-    inputs = keras.Input((3, 8, 8), name="input")
-    x = layers.Conv2D(6, 3, data_format="channels_first", name="a")(inputs)
-    x = layers.Conv2D(5, 3, data_format="channels_first", name="b")(x)
-    x = layers.GlobalAveragePooling2D(data_format="channels_first")(x)
-    model = keras.Model(inputs, layers.Dense(4, name="out")(x))
-    randomize(model, 0)
-    x = inputs_for(model)
-    for name, size in (("a", 6), ("b", 5)):
-        permuted = cut_or_refuse(model, {name: list(reversed(range(size)))})
-        assert permuted is None or relative_difference(answers(permuted, x), answers(model, x)) < 1e-5
 
 
 def test_an_unknown_group_is_refused_naming_those_that_exist() -> None:

@@ -1,17 +1,24 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
 from networks import randomize
 
-from fleetfoot.errors import UsageError
+from fleetfoot.errors import ModelError, UsageError
+from zoo.architectures import ARCHITECTURES
 from zoo.backend import keras
+from zoo.batches import TrainingData
 from zoo.candidates import cut
+from zoo.channels import cuttable_groups
 from zoo.cost import count_macs
+from zoo.datasets import Dataset, split_indices
 from zoo.recipe import Recipe, Training
-from zoo.search.strategies import GridOptions, Proposal, make_strategy
+from zoo.search.grid import GridOptions
+from zoo.search.strategies import make_strategy
+from zoo.search.strategy import Proposal, Task
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +32,7 @@ def base() -> Any:
 
 
 def proposals(base: Any, **options: Any) -> list[Proposal]:
-    strategy = make_strategy("grid", base, GridOptions(**options), "base/order.json")
+    strategy = make_strategy("grid", Task(base, order_file="base/order.json"), GridOptions(**options))
     proposed = list(strategy.propose())
     strategy.observe([])
     assert list(strategy.propose()) == []
@@ -95,9 +102,9 @@ def test_nothing_asked_for_is_the_base_model_alone(base: Any) -> None:
 
 
 def test_what_would_be_the_same_is_proposed_once_and_said(base: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    proposed = proposals(base, prune=(0.5, 0.51), low_rank=(), subnetworks=(), quantize=())
+    proposed = proposals(base, prune=(0.5, 0.50001), low_rank=(), subnetworks=(), quantize=())
     assert names(proposed) == [["base"], ["pruned-0.5"]]
-    assert capsys.readouterr().err == "warning: pruned-0.51 is left out: it is the same as pruned-0.5\n"
+    assert capsys.readouterr().err == "warning: pruned-0.50001 is left out: it is the same as pruned-0.5\n"
 
 
 def test_what_would_change_nothing_is_left_out_and_said(base: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +122,8 @@ def test_subnetworks_that_would_be_the_same_are_proposed_once(base: Any) -> None
 
 @pytest.mark.parametrize(
     "options", [{"prune": (0.0,)}, {"prune": (2.0,)}, {"low_rank": (-1.0,)}, {"subnetworks": (0.5, 0.25)},
-                {"subnetworks": (1.5,)}, {"quantize": ("int3",)}]
+                {"subnetworks": (1.5,)}, {"quantize": ("int3",)}, {"criterion": "l3"}, {"scope": "all"},
+                {"prune_by": "bytes"}, {"drop_blocks": (0,)}]
 )  # fmt: skip
 def test_options_that_cannot_be_meant_are_refused(base: Any, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
@@ -130,5 +138,54 @@ def test_subnetworks_too_small_to_be_are_left_out(base: Any, capsys: pytest.Capt
 
 
 def test_an_unknown_strategy_is_refused_naming_those_that_exist(base: Any) -> None:
-    with pytest.raises(UsageError, match="unknown strategy 'dqn': there is grid"):
-        make_strategy("dqn", base, GridOptions(), "base/order.json")
+    with pytest.raises(UsageError, match="unknown strategy 'dqn': there are grid"):
+        make_strategy("dqn", Task(base), GridOptions())
+
+
+def test_an_unknown_criterion_is_refused_offering_the_nearest(base: Any) -> None:
+    with pytest.raises(UsageError, match=r"unknown criterion 'tailor': did you mean taylor\?"):
+        proposals(base, criterion="tailor")
+
+
+def test_pruned_variants_take_the_shares_that_were_asked_for(base: Any, digits: Dataset) -> None:
+    data = TrainingData.of(digits, split_indices(digits, 0))
+    model = ARCHITECTURES["digits-cnn"](digits.input, 10)
+    for by in "macs", "channels":
+        options = GridOptions(prune=(0.3, 0.6), prune_by=by, low_rank=(), subnetworks=(), quantize=())  # type: ignore[arg-type]
+        _, narrow, wide = make_strategy("grid", Task(model, data, order_file=""), options).propose()
+        for proposal, share in ((narrow, 0.3), (wide, 0.6)):
+            (recipe,) = proposal.recipes.values()
+            kept = sum(map(len, recipe.keep.values())) + 0.0  # type: ignore[arg-type]
+            reached = kept / sum(group.size for name, group in cuttable_groups(model).items() if name in recipe.keep)
+            macs = count_macs(cut(model, recipe)) / count_macs(model)
+            assert share - 0.2 < (macs if by == "macs" else reached) <= share + 1e-9
+
+
+def test_blocks_are_dropped_the_least_harmful_first(digits: Dataset) -> None:
+    data = TrainingData.of(digits, split_indices(digits, 0))
+    model = ARCHITECTURES["resnet-8"](digits.input, 10)
+    options = GridOptions(prune=(), low_rank=(), subnetworks=(), quantize=(), drop_blocks=(1, 2))
+    _, one, two = make_strategy("grid", Task(model, data, order_file=""), options).propose()
+    (first,), (second,) = one.recipes.values(), two.recipes.values()
+    assert second.drop[:1] == first.drop
+    assert len(second.drop) == 2
+    assert count_macs(cut(model, second)) < count_macs(cut(model, first)) < count_macs(model)
+
+
+def test_more_blocks_than_there_are_is_refused(base: Any) -> None:
+    with pytest.raises(ModelError, match="blocks that can be dropped, which are fewer than 99"):
+        proposals(base, drop_blocks=(99,))
+
+
+def test_a_network_without_channels_to_cut_says_why(digits: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = keras.Input((8, 8, 1), name="input")
+    model = keras.Model(inputs, keras.layers.Dense(10, name="out")(keras.layers.Flatten()(inputs)), name="plain")
+    proposed = list(make_strategy("grid", Task(model), GridOptions()).propose())
+    assert names(proposed) == [["base"], ["base-int8"]]
+    assert "plain has no channels that can be cut (out: it is the network's answer)" in capsys.readouterr().err
+
+
+def test_proposals_are_the_same_when_a_search_is_resumed(base: Any, tmp_path: Path) -> None:
+    task = Task(base, order_file="", kept=tmp_path / "search" / "proposals.json")
+    first = list(make_strategy("grid", task, GridOptions(prune=(0.5,))).propose())
+    assert list(make_strategy("grid", task, GridOptions(prune=(0.25,))).propose()) == first

@@ -15,8 +15,8 @@ from zoo.batches import TrainingData
 from zoo.channels import cuttable_groups, permute_model, slice_model
 from zoo.cost import count_macs
 from zoo.datasets import Dataset, split_indices
-from zoo.pruning import filter_norms
-from zoo.subnetworks import importance_order, train_jointly, width_ladder
+from zoo.importance import importance, order
+from zoo.subnetworks import train_jointly, width_ladder
 
 layers = keras.layers
 
@@ -34,24 +34,15 @@ def base(base_file: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def ordered(base: Any) -> Any:
-    return permute_model(base, importance_order(base))
+    return permute_model(base, order(importance(base, "l2")))
 
 
 def accuracy(model: Any, data: TrainingData) -> float:
     return float((model.predict(data.x_tune, verbose=0).argmax(axis=1) == data.y_tune).mean())
 
 
-def test_channels_are_ordered_by_falling_importance(base: Any) -> None:
-    order = importance_order(base)
-    groups = cuttable_groups(base)
-    assert order.keys() == groups.keys()
-    for name, indices in order.items():
-        assert sorted(indices) == list(range(groups[name].size))
-        assert np.all(np.diff(filter_norms(base, groups[name])[indices]) <= 0)
-
-
 def test_an_ordered_network_is_in_order(base: Any, ordered: Any) -> None:
-    assert all(indices == sorted(indices) for indices in importance_order(ordered).values())
+    assert all(indices == sorted(indices) for indices in order(importance(ordered, "l2")).values())
     x = inputs_for(base)
     np.testing.assert_allclose(answers(ordered, x), answers(base, x), atol=1e-5)
 
@@ -97,7 +88,7 @@ def test_a_network_with_nothing_to_cut_is_refused() -> None:
     with pytest.raises(ModelError, match="no channels that can be cut"):
         width_ladder(model, [0.5])
     with pytest.raises(ModelError, match="no channels that can be cut"):
-        importance_order(model)
+        importance(model, "l2")
 
 
 def trainable(model: Any) -> dict[str, Any]:
@@ -184,4 +175,4 @@ def test_widths_that_a_group_does_not_have_are_refused(ordered: Any, data: Train
 
 def test_every_network_has_an_order(base: Any) -> None:
     for network in NETWORKS.values():
-        assert importance_order(network.random(0)).keys() == network.groups.keys()
+        assert importance(network.random(0), "l2").keys() == network.groups.keys()

@@ -1,0 +1,357 @@
+"""Pruning ResNet-8 on CIFAR-10: against Torch-Pruning, and against the same narrow networks trained alone.
+
+The base network is trained from scratch for ``BASE_EPOCHS``. Pruned to a share of its multiply-accumulates, or of its
+measured time, it is fine-tuned for ``TUNE_EPOCHS``; the network trained alone has the pruned one's widths and all of
+these epochs. Torch-Pruning cuts the same base network, its weights carried over to PyTorch, and is fine-tuned there
+for as long. Accuracies are of the 5,000 test images, which no decision has read.
+
+Data is taken from ``$FLEETFOOT_DATA`` or ``../shared/data``. What takes long is kept in ``benchmarks/.work`` and not
+made again; delete that folder to start anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tarfile
+import venv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from results import save
+
+from fleetfoot.files import write_bytes
+from premodel.evaluation import bootstrap_interval
+from profiling.device import connected
+from profiling.profile import Target
+from zoo.architectures import ARCHITECTURES
+from zoo.backend import keras, make_deterministic
+from zoo.batches import TrainingData
+from zoo.catalog import InputSpec
+from zoo.channels import Counter, analyse, slice_model
+from zoo.datasets import Dataset, load_dataset, split_indices
+from zoo.export import export
+from zoo.finetune import recalibrate_batch_norm, train
+from zoo.importance import importance
+from zoo.models import base_model
+from zoo.pruning import Unit, comparable, keep_best, priced, widths_within
+
+ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("FLEETFOOT_DATA", ROOT.parent / "shared" / "data"))
+WORK = ROOT / "benchmarks" / ".work" / "pruning"
+IMAGES = ("cifar10-train-jpeg.tar.gz", "cifar10-test-even-jpeg.tar.gz")
+NETWORK = "resnet-8"
+SEEDS = (0, 1, 2)
+BASE_EPOCHS, TUNE_EPOCHS = 8, 4
+EVERY = 2
+"""Every how many of the training images are used, for all networks alike: all of them would take hours."""
+RATE = 2e-3
+"""Where the learning rate of every training starts, of base, pruned, alone and peer: chosen on the tune split."""
+TARGETS: Mapping[str, tuple[Unit, float]] = {
+    "macs-0.5": ("macs", 0.5),
+    "macs-0.25": ("macs", 0.25),
+    "time-0.5": ("time", 0.5),
+}
+PEER_CRITERIA = ("l1", "group-magnitude", "taylor")
+PEER_PACKAGES = ("torch==2.13.0", "torch-pruning==1.6.1", "numpy")
+LADDER = (0.75, 0.5, 0.25)
+WIDE = InputSpec(shape=(32, 32, 3), dtype="uint8", kind="image", minimum=0, maximum=255)
+
+
+def main() -> None:
+    """Trains, cuts, compares and times what is not there yet; writes the numbers when all is."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--seed", type=int, action="append", help="only these, and nothing is written")
+    arguments.add_argument("--only", choices=["base", "pruned", "alone", "peer", "times"], action="append")
+    asked = arguments.parse_args()
+    if not DATA.exists():
+        print(f"pruning: not measured, {DATA} is absent")
+        return
+    WORK.mkdir(parents=True, exist_ok=True)
+    data = training_data(read_images())
+    parts = asked.only or ["base", "pruned", "alone", "peer", "times"]
+    for seed in asked.seed or SEEDS:
+        for part in parts:
+            if part in _PARTS:
+                _PARTS[part](seed, data)
+    if "times" in parts:
+        once("times", times)
+    if not (asked.seed or asked.only):
+        save("pruning", summary(data))
+
+
+def read_images() -> Dataset:
+    """CIFAR-10 as JPEG, unpacked once."""
+    folder = WORK / "cifar10"
+    if not folder.exists():
+        for name in IMAGES:
+            with tarfile.open(DATA / "cifar10" / name) as archive:
+                archive.extractall(WORK / "unpacking", filter="data")
+        (WORK / "unpacking").rename(folder)
+    return load_dataset(f"images:{folder}")
+
+
+def training_data(dataset: Dataset) -> TrainingData:
+    """The same splits for every seed."""
+    splits = split_indices(dataset, 0)
+    return TrainingData.of(dataset, splits | {"train": splits["train"][::EVERY]}, ("flip",))
+
+
+def base(seed: int, data: TrainingData) -> Any:
+    """The base network of a seed, trained once."""
+    path = WORK / f"base-{seed}.keras"
+    if not path.exists():
+        make_deterministic(seed)
+        model = base_model(NETWORK, data.dataset, data.train).model
+        train(
+            model,
+            data,
+            epochs=BASE_EPOCHS,
+            learning_rate=RATE,
+            seed=seed,
+            checkpoint=WORK / f"base-{seed}",
+            name=f"base {seed}",
+        )
+        model.save(path)
+    return keras.saving.load_model(path, compile=False)
+
+
+def pruned(seed: int, data: TrainingData) -> None:
+    """Prunes the base network to every target, and fine-tunes it with and without the base network as teacher."""
+    model = base(seed, data)
+    channels = analyse(model)
+    scores: dict[str, Any] = {}
+    for target in TARGETS:
+        widths = once(f"widths-{target}-{seed}", lambda target=target: choose(channels, target, scores, seed, data))
+        keep = {name: kept["keep"] for name, kept in widths["groups"].items()}
+        for teacher in (model, None):
+
+            def tune(keep: Any = keep, teacher: Any = teacher, target: str = target) -> dict[str, Any]:
+                make_deterministic(seed)
+                network = slice_model(channels, keep)
+                before = right(network, data)
+                recalibrate_batch_norm(network, data)
+                recalibrated = right(network, data)
+                train(network, data, epochs=TUNE_EPOCHS, learning_rate=RATE, teacher=teacher, seed=seed,
+                      name=f"{target} of seed {seed}")  # fmt: skip
+                return {"before": sum(before), "recalibrated": sum(recalibrated), "right": right(network, data)}
+
+            if teacher is not None or target == "macs-0.5":
+                once(f"pruned-{target}-{'taught' if teacher else 'untaught'}-{seed}", tune)
+
+
+def choose(channels: Any, target: str, scores: dict[str, Any], seed: int, data: TrainingData) -> dict[str, Any]:
+    """The channels that a target leaves, and what they cost."""
+    make_deterministic(seed)
+    if not scores:
+        scores |= importance(channels, "taylor", data, seed=seed)
+    unit, share = TARGETS[target]
+    with connected("local") as device:
+        grid, cost = priced(channels, unit, device)
+    widths = widths_within(grid, scores, cost, share)
+    keep = {name: range(width) for name, width in widths.items()} | dict(keep_best(scores, widths))
+    counter = Counter(channels)
+    return {
+        "groups": {name: {"width": widths[name], "keep": list(kept)} for name, kept in keep.items()},
+        "macs": counter.macs(widths) / counter.macs({}),
+        "parameters": counter.parameters(widths),
+    }
+
+
+def alone(seed: int, data: TrainingData) -> None:
+    """Trains networks of the widths of the pruned ones from scratch, for all the epochs that those had."""
+    for target in TARGETS:
+        widths = read(f"widths-{target}-{seed}")["groups"]
+
+        def learn(widths: Any = widths, target: str = target) -> dict[str, Any]:
+            cut = slice_model(base(seed, data), {name: kept["width"] for name, kept in widths.items()})
+            make_deterministic(seed)
+            network = keras.Model.from_config(cut.get_config())
+            train(
+                network,
+                data,
+                epochs=BASE_EPOCHS + TUNE_EPOCHS,
+                learning_rate=RATE,
+                seed=seed,
+                name=f"{target} alone, seed {seed}",
+            )
+            return {"right": right(network, data)}
+
+        once(f"alone-{target}-{seed}", learn)
+
+
+def peer(seed: int, data: TrainingData) -> None:
+    """Has Torch-Pruning do the same, in an environment of its own."""
+    save_for_peer(seed, data)
+    for target, (unit, share) in TARGETS.items():
+        for criterion in PEER_CRITERIA if unit == "macs" else ():
+            for scope in ("local", "global"):
+                command = [peer_python(), Path(__file__).with_name("torch_pruning_peer.py"), "--work", WORK / "peer"]
+                command += ["--seed", seed, "--criterion", criterion, "--macs", share, "--epochs", TUNE_EPOCHS]
+                command += ["--learning-rate", RATE, "--threads", os.environ.get("PEER_THREADS", "2")]
+                command += ["--global-pruning"] if scope == "global" else []
+                if scope == "local" or share == 0.5:
+                    once(f"peer-{target}-{criterion}-{scope}-{seed}", lambda command=command: ask(command))
+
+
+def ask(command: Sequence[Any]) -> dict[str, Any]:
+    """The answer of a script that prints a line of JSON."""
+    printed = subprocess.run([str(word) for word in command], check=True, stdout=subprocess.PIPE).stdout
+    return msgspec.json.decode(printed.splitlines()[-1], type=dict[str, Any])
+
+
+def peer_python() -> Path:
+    """The interpreter of an environment with Torch-Pruning: ``$FLEETFOOT_PEER_PYTHON``, or that of a new one."""
+    if given := os.environ.get("FLEETFOOT_PEER_PYTHON"):
+        return Path(given)
+    python = WORK / "torch" / "bin" / "python"
+    if not python.exists():
+        venv.create(WORK / "torch", with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *PEER_PACKAGES], check=True)
+    return python
+
+
+def save_for_peer(seed: int, data: TrainingData) -> None:
+    """The images, and the base network's weights, as the peer reads them."""
+    folder = WORK / "peer"
+    folder.mkdir(exist_ok=True)
+    for name, indices in {"train": data.train, "tune": data.tune, "test": test_split(data)}.items():
+        if not (folder / f"{name}_y.npy").exists():
+            np.save(folder / f"{name}_x.npy", data.dataset.x[indices])
+            np.save(folder / f"{name}_y.npy", data.dataset.y[indices].astype(np.int64))
+    weights = {
+        f"{layer.name}/{weight.name}": np.asarray(weight)
+        for layer in base(seed, data).layers
+        for weight in layer.weights
+    }
+    np.savez(folder / f"base-{seed}.npz", **weights)
+
+
+def test_split(data: TrainingData) -> Any:
+    """Indices of the test images."""
+    return split_indices(data.dataset, 0)["test"]
+
+
+def right(network: Any, data: TrainingData) -> list[bool]:
+    """Which test images a network answers rightly."""
+    indices = test_split(data)
+    answers = network.predict(data.dataset.x[indices], verbose=0, batch_size=256).argmax(axis=1)
+    return [bool(value) for value in answers == data.dataset.y[indices]]
+
+
+def times() -> dict[str, Any]:
+    """Measured time against multiply-accumulates: of ladders by either, and of a network of 64 channels and more."""
+    narrow = keras.saving.load_model(WORK / f"base-{SEEDS[0]}.keras", compile=False)
+    wide = ARCHITECTURES[NETWORK](WIDE, 10, width=64)
+    return {
+        "ladders": {unit: ladder(narrow, unit) for unit in ("macs", "time")},
+        "wide": {unit: ladder(wide, unit) for unit in ("macs", "time")},
+    }
+
+
+def ladder(model: Any, unit: Unit) -> list[dict[str, Any]]:
+    """Networks cut to shares of a unit by filter norms, their multiply-accumulates and measured times."""
+    channels = analyse(model)
+    counter = Counter(channels)
+    scores = comparable(importance(channels, "l2"), "l2")
+    folder = WORK / "ladder"
+    with connected("local") as device:
+        grid, cost = priced(channels, unit, device)
+        rungs = {f"{share:g}": widths_within(grid, scores, cost, share) for share in LADDER}
+        networks = {"1": model} | {name: slice_model(channels, widths) for name, widths in rungs.items()}
+        for name, network in networks.items():
+            export({name: network}, folder / f"{name}.tflite")
+        targets = [Target(name, folder / f"{name}.tflite", name) for name in networks]
+        profile = device.measure(targets, threads=1)
+    whole = profile.measurements["1"].latency.p50_ms
+    return [
+        {
+            "share": float(name),
+            "widths": widths,
+            "macs": counter.macs(widths) / counter.macs({}),
+            "time": profile.measurements[name].latency.p50_ms / whole,
+            "p50_ms": round(profile.measurements[name].latency.p50_ms, 4),
+        }
+        for name, widths in ({"1": {}} | rungs).items()
+    ]
+
+
+def summary(data: TrainingData) -> dict[str, Any]:
+    """All that was measured, a row for each target."""
+    peers = [path.stem for path in sorted(WORK.glob("peer-*-0.json"))]
+    return {
+        "network": NETWORK,
+        "train_images": len(data.train),
+        "test_images": len(test_split(data)),
+        "seeds": len(SEEDS),
+        "base_epochs": BASE_EPOCHS,
+        "tune_epochs": TUNE_EPOCHS,
+        "base": [statistics.fmean(right(base(seed, data), data)) for seed in SEEDS],
+        "targets": {target: row(target) for target in TARGETS},
+        "torch_pruning": {
+            stem.removesuffix("-0").removeprefix("peer-"): [
+                {key: answer[key] for key in ("macs", "parameters", "accuracy")}
+                for answer in (read(f"{stem.removesuffix('-0')}-{seed}") for seed in SEEDS)
+            ]
+            for stem in peers
+        },
+        "times": read("times"),
+    }
+
+
+def row(target: str) -> dict[str, Any]:
+    """One target: accuracies by seed, and how much better than alone, with its paired 95 % interval."""
+    taught = np.array([read(f"pruned-{target}-taught-{seed}")["right"] for seed in SEEDS], float)
+    by_itself = np.array([read(f"alone-{target}-{seed}")["right"] for seed in SEEDS], float)
+    untaught = [
+        read(f"pruned-{target}-untaught-{seed}") for seed in SEEDS if exists(f"pruned-{target}-untaught-{seed}")
+    ]
+    widths = [read(f"widths-{target}-{seed}") for seed in SEEDS]
+    return {
+        "macs": [chosen["macs"] for chosen in widths],
+        "parameters": [chosen["parameters"] for chosen in widths],
+        "widths": [{name: kept["width"] for name, kept in chosen["groups"].items()} for chosen in widths],
+        "before_fine_tuning": [read(f"pruned-{target}-taught-{seed}")["before"] / taught.shape[1] for seed in SEEDS],
+        "recalibrated": [read(f"pruned-{target}-taught-{seed}")["recalibrated"] / taught.shape[1] for seed in SEEDS],
+        "accuracy": taught.mean(axis=1).tolist(),
+        "accuracy_without_teacher": [statistics.fmean(answer["right"]) for answer in untaught],
+        "trained_alone": by_itself.mean(axis=1).tolist(),
+        "gain_over_alone": float((taught - by_itself).mean()),
+        "gain_interval": bootstrap_interval((taught - by_itself).mean(axis=0)),
+    }
+
+
+def once(key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What was made under a key, now or in an earlier run."""
+    path = WORK / f"{key}.json"
+    if not path.exists():
+        write_bytes(path, msgspec.json.encode(make()))
+        print(f"made {key}", file=sys.stderr, flush=True)
+    return read(key)
+
+
+def exists(key: str) -> bool:
+    """Whether something was made under a key."""
+    return (WORK / f"{key}.json").exists()
+
+
+def read(key: str) -> dict[str, Any]:
+    """What was made under a key."""
+    return msgspec.json.decode((WORK / f"{key}.json").read_bytes(), type=dict[str, Any])
+
+
+_PARTS: Mapping[str, Callable[[int, TrainingData], Any]] = {
+    "base": base,
+    "pruned": pruned,
+    "alone": alone,
+    "peer": peer,
+}
+
+if __name__ == "__main__":
+    main()

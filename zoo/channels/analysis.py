@@ -1,0 +1,184 @@
+"""The analysis of a network: its channel groups, and where in its weights their channels are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from fleetfoot.errors import ModelError, offer
+from zoo.channels.flow import FIXED, Flow, Labels, Positioned, Positions
+from zoo.channels.groups import ChannelGroup, find_groups
+from zoo.channels.rules import follow
+from zoo.graph import calls, inlined
+
+Keep = Mapping[str, int | Sequence[int]]
+"""For each group that changes, the indices of the kept channels in their order, or how many of the first."""
+
+_DROPPED = -2
+
+
+class Place(NamedTuple):
+    """An axis of a weight that carries channels of a group.
+
+    Attributes:
+        layer: the name of the layer.
+        weight: the name of its weight.
+        axis: the axis, counted from the end.
+        channels: per position on the axis, the index of the channel in its group, or -1 for another group's.
+        role: whether the layer ``makes`` these channels, ``reads`` them to make others, or ``carries`` them along.
+    """
+
+    layer: str
+    weight: str
+    axis: int
+    channels: Labels
+    role: Literal["makes", "reads", "carries"]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """What is known of a network's channels.
+
+    Attributes:
+        model: the network, models inside it opened up.
+        groups: its channel groups by name, those that cannot be cut included.
+    """
+
+    model: Any
+    groups: Mapping[str, ChannelGroup]
+    _flow: Flow
+
+    @cached_property
+    def cuttable(self) -> dict[str, ChannelGroup]:
+        """The groups that can be cut."""
+        return {name: group for name, group in self.groups.items() if not group.fixed}
+
+    def require_cuttable(self) -> dict[str, ChannelGroup]:
+        """The groups that can be cut.
+
+        Raises:
+            ModelError: there is none; it says why of every group.
+        """
+        if not self.cuttable:
+            reasons = "; ".join(f"{group.name}: {group.fixed}" for group in self.groups.values())
+            raise ModelError(
+                f"{self.model.name} has no channels that can be cut ({reasons or 'no layer makes channels'})"
+            )
+        return self.cuttable
+
+    def places(self, name: str) -> Iterator[Place]:
+        """Where the weights carry the channels of a group."""
+        index_of = np.full(len(self._flow.producers) + 1, -1)
+        members = self.groups[name].members
+        index_of[members] = np.arange(len(members))[:, np.newaxis]
+        for layer, part in self._flow.parts.items():
+            for weight, axes in part.weights.items():
+                for axis, labels in axes.items():
+                    channels = index_of[labels]
+                    if (channels >= 0).any():
+                        reads: Literal["reads", "carries"] = "carries" if part.made is None else "reads"
+                        yield Place(layer, weight, axis, channels, "makes" if labels is part.made else reads)
+
+    def positions(self, keep: Keep) -> Positioned:
+        """Which positions of a row of labels stay, and in which order.
+
+        Raises:
+            ModelError: an unknown or fixed group, or indices that it does not have.
+        """
+        becomes = np.arange(len(self._flow.producers) + 1)
+        becomes[FIXED] = FIXED
+        for name, chosen in keep.items():
+            indices = self._chosen(name, chosen)
+            members = self.groups[name].members
+            becomes[members] = _DROPPED
+            becomes[members[np.sort(indices)]] = members[indices]
+
+        def positions(labels: Labels) -> Positions:
+            stay = becomes[labels]
+            return _match(labels, stay[stay != _DROPPED])
+
+        return positions
+
+    def kept_axes(self, layer: str, positions: Positioned) -> dict[str, dict[int, Positions]]:
+        """What stays of a layer's weights: weight → axis → positions."""
+        part = self._flow.parts.get(layer)
+        weights = part.weights if part else {}
+        return {weight: {axis: positions(labels) for axis, labels in axes.items()} for weight, axes in weights.items()}
+
+    def resized(self, layer: str, positions: Positioned) -> dict[str, Any]:
+        """What changes in a layer's configuration."""
+        part = self._flow.parts.get(layer)
+        return part.resize(positions) if part else {}
+
+    def _chosen(self, name: str, chosen: int | Sequence[int]) -> Positions:
+        """The kept channels of a group as indices."""
+        if name not in self.groups:
+            raise ModelError(f"there is no channel group {name!r}: {offer(name, self.groups)}{self._belongs(name)}")
+        group = self.groups[name]
+        indices = np.arange(chosen) if isinstance(chosen, int | np.integer) else np.asarray(chosen, dtype=np.intp)
+        valid = len(indices) > 0 and len(np.unique(indices)) == len(indices)
+        if not valid or indices.min() < 0 or indices.max() >= group.size:
+            raise ModelError(f"group {name} has {group.size} channels: keep some of them, each once")
+        if group.fixed and not np.array_equal(indices, np.arange(group.size)):
+            raise ModelError(f"group {name} cannot be cut: {group.fixed}")
+        return indices
+
+    def _belongs(self, layer: str) -> str:
+        """What to add where the name of a layer was taken for that of its group."""
+        names = [name for name, group in self.groups.items() if layer in group.producers]
+        return f" (layer {layer} is in {' and '.join(names)})" if names else ""
+
+
+def analyse(model: Any) -> Channels:
+    """Finds the channel groups of a functional or sequential model; what was analysed already is handed back."""
+    if isinstance(model, Channels):
+        return model
+    model = inlined(model)
+    flow = Flow()
+    labels: dict[int, Labels] = {}
+    for call in calls(model):
+        outgoing = follow(call, [labels[id(tensor)] for tensor in call.inputs], flow)
+        labels |= {id(tensor): row for tensor, row in zip(call.outputs, outgoing, strict=True)}
+    for tensor in model.outputs:
+        flow.fix(labels[id(tensor)], "it is the network's answer")
+    return Channels(model, find_groups(flow), flow)
+
+
+def channel_groups(model: Any) -> Mapping[str, ChannelGroup]:
+    """The channel groups of a model by name, those that cannot be cut included."""
+    return analyse(model).groups
+
+
+def cuttable_groups(model: Any) -> dict[str, ChannelGroup]:
+    """The channel groups that can be cut.
+
+    Raises:
+        ModelError: there is none; it says why of every group.
+    """
+    return analyse(model).require_cuttable()
+
+
+def can_be_cut(model: Any) -> bool:
+    """Whether a model has channels that can be cut."""
+    return bool(analyse(model).cuttable)
+
+
+def _match(old: Labels, new: Labels) -> Positions:
+    """For each new label its position among the old ones, repeated labels in turn."""
+    keys, wanted = (labels * (len(old) + 1) + _occurrences(labels) for labels in (old, new))
+    order = np.argsort(keys)
+    positions: Positions = order[np.searchsorted(keys, wanted, sorter=order)]
+    return positions
+
+
+def _occurrences(labels: Labels) -> Labels:
+    """How often each label came before."""
+    order = np.argsort(labels, kind="stable")
+    _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
+    seen = np.empty(len(labels), np.int64)
+    seen[order] = np.arange(len(labels)) - np.repeat(first, counts)
+    return seen

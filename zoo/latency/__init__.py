@@ -1,0 +1,22 @@
+"""What a network costs in milliseconds on a device, as a function of its channel groups' widths.
+
+No slice is built or exported for it: a network is the operators that LiteRT's converter makes of it (``lowering``),
+whose shapes follow from the kept channels (``sizes``), and each operator that some widths ask for is timed once, as a
+model of its own (``prices``). What the network takes is their sum and that of the call (``widths``).
+"""
+
+from zoo.latency.lowering import Lowering, layer_operators
+from zoo.latency.prices import MeasuredPrices, PredictedPrices, Prices, prices_of
+from zoo.latency.widths import WidthTimes, fast_widths, worth_having
+
+__all__ = [
+    "Lowering",
+    "MeasuredPrices",
+    "PredictedPrices",
+    "Prices",
+    "WidthTimes",
+    "fast_widths",
+    "layer_operators",
+    "prices_of",
+    "worth_having",
+]

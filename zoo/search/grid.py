@@ -1,0 +1,187 @@
+"""The grid: every variant that was asked for, and no search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from fleetfoot.console import note, warn
+from fleetfoot.errors import ModelError, UsageError, offer
+from fleetfoot.files import write_bytes
+from profiling.device import connected
+from zoo.blocks import drop_least_harmful, droppable_blocks
+from zoo.channels import analyse
+from zoo.importance import CRITERIA, importance
+from zoo.lowrank import ranks_for_energy
+from zoo.pruning import SCOPES, UNITS, Scope, Unit, check_share, comparable, keep_best, priced, widths_within
+from zoo.recipe import QUANTIZATIONS, Recipe, Training
+from zoo.search.journal import Trial
+from zoo.search.strategy import Proposal, Task
+from zoo.subnetworks import check_fractions, least_fraction, width_ladder
+
+
+class GridOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the grid is made of.
+
+    Attributes:
+        prune: shares of the base model that pruned variants keep.
+        prune_by: what these are shares of.
+        criterion: by which channels are important.
+        scope: whether every channel group keeps the same share, or the least important channels go wherever they are.
+        drop_blocks: how many blocks are left out, of each variant without some.
+        low_rank: shares of the energy that low-rank variants keep.
+        subnetworks: shares of the multiply-accumulates that nested subnetworks take.
+        quantize: number formats of the base model.
+        epochs: of every fine-tuning.
+        seed: of every fine-tuning.
+    """
+
+    prune: tuple[float, ...] = (0.25, 0.5)
+    prune_by: Unit = "macs"
+    criterion: str = "taylor"
+    scope: Scope = "global"
+    drop_blocks: tuple[int, ...] = ()
+    low_rank: tuple[float, ...] = (0.5, 0.7)
+    subnetworks: tuple[float, ...] = (0.05, 0.2, 0.5)
+    quantize: tuple[str, ...] = ("int8",)
+    epochs: int = 4
+    seed: int = 0
+
+
+class Grid:
+    """Every variant that was asked for, in one batch: no search.
+
+    Without data it proposes what is alike in number and cost, but not by importance: for rehearsals.
+    """
+
+    def __init__(self, task: Task, options: GridOptions) -> None:
+        check_options(options)
+        self._task = task
+        self._options = options if task.data else _told_from_the_model(options)
+        self._over = False
+
+    def propose(self) -> Sequence[Proposal]:
+        """The whole grid, then nothing."""
+        if self._over:
+            return ()
+        self._over = True
+        kept = self._task.kept
+        if kept is None:
+            return self._grid()
+        if not kept.exists():
+            write_bytes(kept, msgspec.json.encode(self._grid()))
+        return msgspec.json.decode(kept.read_bytes(), type=list[Proposal])
+
+    def observe(self, trials: Sequence[Trial]) -> None:
+        """Nothing to learn: the grid is fixed."""
+
+    def _grid(self) -> list[Proposal]:
+        options = self._options
+        if self._task.order_file is None:
+            note(f"{_why_not_cut(self._task.model)}: only its number format changes")
+            options = msgspec.structs.replace(options, prune=(), drop_blocks=(), low_rank=(), subnetworks=())
+        training = Training(epochs=options.epochs, teacher="base", seed=options.seed)
+        alone = {"base": Recipe()}
+        alone |= {name: Recipe(keep=keep, training=training) for name, keep in _pruned(self._task, options).items()}
+        alone |= {name: Recipe(drop=drop, training=training) for name, drop in _dropped(self._task, options).items()}
+        for energy in options.low_rank:
+            ranks = ranks_for_energy(self._task.model, energy)
+            alone[f"lowrank-{energy:g}"] = Recipe(ranks=ranks, training=training)
+        alone |= {f"base-{numbers}": Recipe(quantize=numbers) for numbers in options.quantize}
+        together = {}
+        if fractions := _reachable(self._task.model, options.subnetworks):
+            jointly = msgspec.structs.replace(training, jointly=fractions)
+            for fraction, widths in zip(fractions, width_ladder(self._task.model, fractions), strict=True):
+                together[f"sub-{fraction:g}"] = Recipe(order=self._task.order_file, keep=dict(widths), training=jointly)
+        proposals = [Proposal(recipes={name: recipe}) for name, recipe in _distinct(alone).items()]
+        return proposals + ([Proposal(recipes=_distinct(together))] if together else [])
+
+
+def check_options(options: GridOptions) -> None:
+    """Makes sure that a grid can be made of these options.
+
+    Raises:
+        UsageError: an unknown name, or a number that cannot be meant.
+    """
+    _check_name("quantisation", options.quantize, QUANTIZATIONS)
+    _check_name("criterion", [options.criterion], CRITERIA)
+    _check_name("scope", [options.scope], SCOPES)
+    _check_name("unit to prune by", [options.prune_by], UNITS)
+    for share in options.prune:
+        check_share(share)
+    if any(count < 1 for count in options.drop_blocks):
+        raise UsageError("blocks are dropped by one or more")
+
+
+def _check_name(what: str, names: Sequence[str], known: Sequence[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise UsageError(f"unknown {what} {name!r}: {offer(name, known)}")
+
+
+def _told_from_the_model(options: GridOptions) -> GridOptions:
+    """The options for a rehearsal: without data, devices and long measurements."""
+    by: Unit = "macs" if options.prune_by == "time" else options.prune_by
+    return msgspec.structs.replace(options, criterion="random", prune_by=by)
+
+
+def _why_not_cut(model: Any) -> str:
+    """Why a model has no channels to cut, group by group."""
+    try:
+        analyse(model).require_cuttable()
+    except ModelError as error:
+        return str(error)
+    return f"{model.name} is not cut"
+
+
+def _pruned(task: Task, options: GridOptions) -> dict[str, dict[str, int | tuple[int, ...]]]:
+    """The kept channels of each pruned variant."""
+    if not options.prune:
+        return {}
+    channels = analyse(task.model)
+    scores = comparable(importance(channels, options.criterion, task.data, seed=options.seed), options.criterion)
+    if options.prune_by == "time":
+        with connected(task.device) as device:
+            grid, cost = priced(channels, options.prune_by, device)
+    else:
+        grid, cost = priced(channels, options.prune_by)
+    return {
+        f"pruned-{share:g}": dict(keep_best(scores, widths_within(grid, scores, cost, share, options.scope)))
+        for share in options.prune
+    }
+
+
+def _dropped(task: Task, options: GridOptions) -> dict[str, tuple[str, ...]]:
+    """The blocks that are left out, of each variant without some."""
+    if not options.drop_blocks:
+        return {}
+    most = max(options.drop_blocks)
+    names = drop_least_harmful(task.model, task.data, most) if task.data else list(droppable_blocks(task.model))
+    if most > len(names):
+        raise ModelError(f"{task.model.name} has {len(names)} blocks that can be dropped, which are fewer than {most}")
+    return {f"dropped-{count}": tuple(names[:count]) for count in options.drop_blocks}
+
+
+def _reachable(model: Any, fractions: Sequence[float]) -> tuple[float, ...]:
+    """The fractions of the MACs that subnetworks can get within."""
+    if not fractions:
+        return ()
+    check_fractions(fractions)
+    least = least_fraction(model)
+    for fraction in fractions:
+        if fraction < least:
+            warn(f"sub-{fraction:g} is left out: the narrowest subnetwork takes {least:.3f} of the MACs")
+    return tuple(fraction for fraction in fractions if fraction >= least)
+
+
+def _distinct(recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    """The recipes without those that change nothing of the base model, or repeat one before."""
+    name_of: dict[Recipe, str] = {}
+    for name, recipe in recipes.items():
+        if name != "base" and not (recipe.drop or recipe.keep or recipe.ranks or recipe.quantize):
+            warn(f"{name} is left out: it would be the base model itself")
+        elif name_of.setdefault(recipe, name) != name:
+            warn(f"{name} is left out: it is the same as {name_of[recipe]}")
+    return {name: recipe for recipe, name in name_of.items()}
