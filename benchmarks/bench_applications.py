@@ -80,7 +80,7 @@ def frozen(channels: Channels) -> Tally[str]:
 
 def reason(group: ChannelGroup) -> str:
     """Why a group stays whole, in short."""
-    return "the classes" if group.name.endswith(("predictions", "head_dense", "logits")) else group.fixed
+    return "the classes" if group.name.endswith(("predictions", "head_dense", "logits", "conv_preds")) else group.fixed
 
 
 def table(numbers: dict[str, Any]) -> Iterator[str]:

@@ -68,14 +68,16 @@ def main() -> None:
     """Trains, cuts, compares and times what is not there yet; writes the numbers when all is."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seed", type=int, action="append", help="only these, and nothing is written")
-    arguments.add_argument("--only", choices=["base", "pruned", "alone", "peer", "times"], action="append")
+    arguments.add_argument(
+        "--only", choices=["base", "pruned", "alone", "peer", "peer-global", "times"], action="append"
+    )
     asked = arguments.parse_args()
     if not DATA.exists():
         print(f"pruning: not measured, {DATA} is absent")
         return
     WORK.mkdir(parents=True, exist_ok=True)
     data = training_data(read_images())
-    parts = asked.only or ["base", "pruned", "alone", "peer", "times"]
+    parts = asked.only or [*_PARTS, "times"]
     for seed in asked.seed or SEEDS:
         for part in parts:
             if part in _PARTS:
@@ -187,17 +189,27 @@ def alone(seed: int, data: TrainingData) -> None:
 
 
 def peer(seed: int, data: TrainingData) -> None:
-    """Has Torch-Pruning do the same, in an environment of its own."""
+    """Has Torch-Pruning do the same, in an environment of its own: ranking channels by layer, as its README does."""
     save_for_peer(seed, data)
     for target, (unit, share) in TARGETS.items():
         for criterion in PEER_CRITERIA if unit == "macs" else ():
-            for scope in ("local", "global"):
-                command = [peer_python(), Path(__file__).with_name("torch_pruning_peer.py"), "--work", WORK / "peer"]
-                command += ["--seed", seed, "--criterion", criterion, "--macs", share, "--epochs", TUNE_EPOCHS]
-                command += ["--learning-rate", RATE, "--threads", os.environ.get("PEER_THREADS", "2")]
-                command += ["--global-pruning"] if scope == "global" else []
-                if scope == "local" or share == 0.5:
-                    once(f"peer-{target}-{criterion}-{scope}-{seed}", lambda command=command: ask(command))
+            once(f"peer-{target}-{criterion}-local-{seed}", lambda: ask(peer_command(seed, criterion, share)))  # noqa: B023
+
+
+def peer_global(seed: int, data: TrainingData) -> None:
+    """The same at half of the multiply-accumulates, ranking the channels of all layers together."""
+    save_for_peer(seed, data)
+    for criterion in PEER_CRITERIA:
+        command = [*peer_command(seed, criterion, 0.5), "--global-pruning"]
+        once(f"peer-macs-0.5-{criterion}-global-{seed}", lambda: ask(command))  # noqa: B023
+
+
+def peer_command(seed: int, criterion: str, share: float) -> list[Any]:
+    """What has Torch-Pruning cut and fine-tune the base network of a seed."""
+    script = Path(__file__).with_name("torch_pruning_peer.py")
+    command = [peer_python(), script, "--work", WORK / "peer", "--seed", seed, "--criterion", criterion]
+    command += ["--macs", share, "--epochs", TUNE_EPOCHS, "--learning-rate", RATE]
+    return [*command, "--threads", os.environ.get("PEER_THREADS", "2")]
 
 
 def ask(command: Sequence[Any]) -> dict[str, Any]:
@@ -351,6 +363,7 @@ _PARTS: Mapping[str, Callable[[int, TrainingData], Any]] = {
     "pruned": pruned,
     "alone": alone,
     "peer": peer,
+    "peer-global": peer_global,
 }
 
 if __name__ == "__main__":

@@ -112,4 +112,5 @@ def offer(name: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean {' or '.join(near)}?"
     rest = f" and {len(names) - _MOST_OFFERED} more" if len(names) > _MOST_OFFERED else ""
-    return f"there are {', '.join(names[:_MOST_OFFERED])}{rest}" if names else "there are none"
+    there = "there is" if len(names) == 1 else "there are"
+    return f"{there} {', '.join(names[:_MOST_OFFERED])}{rest}" if names else "there are none"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from fleetfoot.errors import ModelError
 from zoo.backend import keras
 from zoo.graph import Call, calls, inlined
 
@@ -74,4 +75,6 @@ def _use(layer: Any, weight: str, tensor: Any) -> Use:
     """One use of each element of the weight per position of the tensor."""
     first = getattr(layer, "data_format", None) == "channels_first"
     positions = tensor.shape[2:] if first else tensor.shape[1:-1]
+    if None in positions:
+        raise ModelError(f"{layer.name} works on {tensor.shape}: what that costs is not known, give the input a size")
     return Use(layer.name, weight, math.prod(getattr(layer, weight).shape), math.prod(positions))

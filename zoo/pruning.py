@@ -13,7 +13,7 @@ from fleetfoot.errors import ModelError, UsageError
 from profiling.device import Device
 from zoo.channels import ChannelGroup, Channels, Counter, analyse
 from zoo.importance import Values
-from zoo.latency import WidthTimes, fast_widths, prices_of
+from zoo.latency import MOST_CACHED_BYTES, WidthTimes, calibrate, fast_widths, prices_of
 
 Scores = Mapping[str, Values]
 """Per channel group, the importance of each of its channels."""
@@ -35,6 +35,8 @@ WIDTH_MULTIPLE = 8
 _LEAST_SHARE = 1 / 8
 """Of a group's channels that stay whatever their scores: a network is as good as its narrowest place."""
 _CHOICES = 8
+_ANCHORS = (1.0, 0.5, 0.25)
+"""The slices that the times of large networks are brought to."""
 _SHARES = 64
 _LOOK_AHEAD = 4
 """How many steps narrower a group may get at once: where time is a staircase, the next step may save nothing."""
@@ -96,6 +98,8 @@ def priced(channels: Channels, unit: Unit, device: Device | None = None) -> tupl
     fast = fast_widths(counter, prices)
     grid = {name: tuple(width for width in fast[name] if width >= widths[0]) for name, widths in grid.items()}
     times = WidthTimes(counter, grid, prices)
+    if times.weight_bytes({}) > MOST_CACHED_BYTES:
+        calibrate(times, channels, device, [share_widths(times.grid, share) for share in _ANCHORS])
     return times.grid, times.ms
 
 

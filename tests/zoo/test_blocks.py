@@ -264,9 +264,7 @@ def silenced_inside(model: Any) -> Any:
 def test_an_unknown_block_is_named_and_near_ones_are_offered() -> None:
     with pytest.raises(ModelError) as error:
         drop_blocks(chain(), ["b_rely"])
-    assert str(error.value) == (
-        "network has no block 'b_rely' that can be dropped: did you mean b_relu or c_relu?"
-    )
+    assert str(error.value) == ("network has no block 'b_rely' that can be dropped: did you mean b_relu or c_relu?")
 
 
 # Built-in networks.

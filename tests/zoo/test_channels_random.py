@@ -15,7 +15,11 @@ from zoo.graph import compute_in
 
 
 @given(data=st.data(), seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=int(os.environ.get("NETWORKS", 12)), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=int(os.environ.get("FLEETFOOT_RANDOM_NETWORKS", "8")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 def test_any_network_is_reordered_and_cut_rightly(data: st.DataObject, seed: int) -> None:
     model = compute_in(random_network(data.draw), lambda layer: "float64")
     randomize(model, seed)

@@ -23,13 +23,14 @@ from profiling.operators.table import IDLE, OperatorTable, TimedOperator, Timing
 from profiling.profile import Conditions
 from zoo.architectures import ARCHITECTURES
 from zoo.backend import keras
-from zoo.channels import Counter, cuttable_groups, slice_model
+from zoo.channels import Counter, analyse, cuttable_groups, slice_model
 from zoo.export import export
 from zoo.latency import (
     Lowering,
     MeasuredPrices,
     PredictedPrices,
     WidthTimes,
+    calibrate,
     fast_widths,
     layer_operators,
     prices_of,
@@ -379,3 +380,15 @@ def test_this_machine_measures_a_small_network() -> None:
     times = WidthTimes(counter, {"a": (2, 6)}, prices)
     assert 0 < times.call_ms <= times.ms({"a": 2})
     assert not times.left_out
+
+
+def test_whole_networks_that_are_measured_calibrate_the_times() -> None:
+    model = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.Conv2D(32, 3, name="a"),
+                              keras.layers.Flatten(), keras.layers.Dense(2, name="out")])  # fmt: skip
+    channels = analyse(model)
+    device = LocalDevice()
+    times = WidthTimes(Counter(channels), {"a": (8, 16, 32)}, prices_of(device))
+    told = times.ms({})
+    calibrate(times, channels, device, [{"a": 32}, {"a": 8}])
+    assert 0 < times.ms({"a": 8}) < times.ms({"a": 32})
+    assert told / 5 < times.ms({}) < 5 * told

@@ -138,7 +138,7 @@ def test_subnetworks_too_small_to_be_are_left_out(base: Any, capsys: pytest.Capt
 
 
 def test_an_unknown_strategy_is_refused_naming_those_that_exist(base: Any) -> None:
-    with pytest.raises(UsageError, match="unknown strategy 'dqn': there are grid"):
+    with pytest.raises(UsageError, match="unknown strategy 'dqn': there is grid"):
         make_strategy("dqn", Task(base), GridOptions())
 
 

@@ -5,16 +5,19 @@ whose shapes follow from the kept channels (``sizes``), and each operator that s
 model of its own (``prices``). What the network takes is their sum and that of the call (``widths``).
 """
 
+from zoo.latency.calibration import MOST_CACHED_BYTES, calibrate
 from zoo.latency.lowering import Lowering, layer_operators
 from zoo.latency.prices import MeasuredPrices, PredictedPrices, Prices, prices_of
 from zoo.latency.widths import WidthTimes, fast_widths, worth_having
 
 __all__ = [
+    "MOST_CACHED_BYTES",
     "Lowering",
     "MeasuredPrices",
     "PredictedPrices",
     "Prices",
     "WidthTimes",
+    "calibrate",
     "fast_widths",
     "layer_operators",
     "prices_of",
