@@ -37,7 +37,7 @@ from zoo.catalog import InputSpec
 from zoo.channels import Counter, analyse, slice_model
 from zoo.datasets import Dataset, load_dataset, split_indices
 from zoo.export import export
-from zoo.finetune import recalibrate_batch_norm, train
+from zoo.finetune import CUT_RATE, recalibrate_batch_norm, train
 from zoo.importance import importance
 from zoo.models import base_model
 from zoo.pruning import Unit, comparable, keep_best, priced, widths_within
@@ -48,11 +48,12 @@ WORK = ROOT / "benchmarks" / ".work" / "pruning"
 IMAGES = ("cifar10-train-jpeg.tar.gz", "cifar10-test-even-jpeg.tar.gz")
 NETWORK = "resnet-8"
 SEEDS = (0, 1, 2)
+BASE_RATE, RATE = 2e-3, CUT_RATE
+"""Where the learning rate starts, of the base network, and of all others: what was cut, here and by the peer, and what
+is trained alone. The latter was chosen on the tune split, of 0.0005, 0.002 and 0.004."""
 BASE_EPOCHS, TUNE_EPOCHS = 8, 4
 EVERY = 2
 """Every how many of the training images are used, for all networks alike: all of them would take hours."""
-RATE = 2e-3
-"""Where the learning rate of every training starts, of base, pruned, alone and peer: chosen on the tune split."""
 TARGETS: Mapping[str, tuple[Unit, float]] = {
     "macs-0.5": ("macs", 0.5),
     "macs-0.25": ("macs", 0.25),
@@ -68,9 +69,7 @@ def main() -> None:
     """Trains, cuts, compares and times what is not there yet; writes the numbers when all is."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seed", type=int, action="append", help="only these, and nothing is written")
-    arguments.add_argument(
-        "--only", choices=["base", "pruned", "alone", "peer", "peer-global", "times"], action="append"
-    )
+    arguments.add_argument("--only", choices=[*_PARTS, "times"], action="append")
     asked = arguments.parse_args()
     if not DATA.exists():
         print(f"pruning: not measured, {DATA} is absent")
@@ -115,7 +114,7 @@ def base(seed: int, data: TrainingData) -> Any:
             model,
             data,
             epochs=BASE_EPOCHS,
-            learning_rate=RATE,
+            learning_rate=BASE_RATE,
             seed=seed,
             checkpoint=WORK / f"base-{seed}",
             name=f"base {seed}",
@@ -169,23 +168,24 @@ def choose(channels: Any, target: str, scores: dict[str, Any], seed: int, data: 
 def alone(seed: int, data: TrainingData) -> None:
     """Trains networks of the widths of the pruned ones from scratch, for all the epochs that those had."""
     for target in TARGETS:
-        widths = read(f"widths-{target}-{seed}")["groups"]
+        once(f"alone-{target}-{seed}", lambda: learnt_alone(target, RATE, seed, data))  # noqa: B023
 
-        def learn(widths: Any = widths, target: str = target) -> dict[str, Any]:
-            cut = slice_model(base(seed, data), {name: kept["width"] for name, kept in widths.items()})
-            make_deterministic(seed)
-            network = keras.Model.from_config(cut.get_config())
-            train(
-                network,
-                data,
-                epochs=BASE_EPOCHS + TUNE_EPOCHS,
-                learning_rate=RATE,
-                seed=seed,
-                name=f"{target} alone, seed {seed}",
-            )
-            return {"right": right(network, data)}
 
-        once(f"alone-{target}-{seed}", learn)
+def slowly_alone(seed: int, data: TrainingData) -> None:
+    """The same at the rate of the base network."""
+    for target in TARGETS:
+        once(f"slowly-alone-{target}-{seed}", lambda: learnt_alone(target, BASE_RATE, seed, data))  # noqa: B023
+
+
+def learnt_alone(target: str, rate: float, seed: int, data: TrainingData) -> dict[str, Any]:
+    """What a network of the widths of a pruned one answers rightly, trained from scratch at a rate."""
+    widths = {name: kept["width"] for name, kept in read(f"widths-{target}-{seed}")["groups"].items()}
+    cut = slice_model(base(seed, data), widths)
+    make_deterministic(seed)
+    network = keras.Model.from_config(cut.get_config())
+    epochs = BASE_EPOCHS + TUNE_EPOCHS
+    train(network, data, epochs=epochs, learning_rate=rate, seed=seed, name=f"{target} alone, seed {seed}")
+    return {"right": right(network, data)}
 
 
 def peer(seed: int, data: TrainingData) -> None:
@@ -295,23 +295,23 @@ def ladder(model: Any, unit: Unit) -> list[dict[str, Any]]:
 
 
 def summary(data: TrainingData) -> dict[str, Any]:
-    """All that was measured, a row for each target."""
-    peers = [path.stem for path in sorted(WORK.glob("peer-*-0.json"))]
+    """All that was measured, a row for each target; of what is not there for all seeds, those that are."""
+    peers = sorted({path.stem.rpartition("-")[0] for path in WORK.glob("peer-*.json")})
     return {
         "network": NETWORK,
         "train_images": len(data.train),
         "test_images": len(test_split(data)),
-        "seeds": len(SEEDS),
         "base_epochs": BASE_EPOCHS,
         "tune_epochs": TUNE_EPOCHS,
+        "base_rate": BASE_RATE,
+        "rate": RATE,
         "base": [statistics.fmean(right(base(seed, data), data)) for seed in SEEDS],
         "targets": {target: row(target) for target in TARGETS},
         "torch_pruning": {
-            stem.removesuffix("-0").removeprefix("peer-"): [
-                {key: answer[key] for key in ("macs", "parameters", "accuracy")}
-                for answer in (read(f"{stem.removesuffix('-0')}-{seed}") for seed in SEEDS)
+            name.removeprefix("peer-"): [
+                {key: answer[key] for key in ("macs", "parameters", "before", "accuracy")} for answer in by_seed(name)
             ]
-            for stem in peers
+            for name in peers
         },
         "times": read("times"),
     }
@@ -319,24 +319,35 @@ def summary(data: TrainingData) -> dict[str, Any]:
 
 def row(target: str) -> dict[str, Any]:
     """One target: accuracies by seed, and how much better than alone, with its paired 95 % interval."""
-    taught = np.array([read(f"pruned-{target}-taught-{seed}")["right"] for seed in SEEDS], float)
-    by_itself = np.array([read(f"alone-{target}-{seed}")["right"] for seed in SEEDS], float)
-    untaught = [
-        read(f"pruned-{target}-untaught-{seed}") for seed in SEEDS if exists(f"pruned-{target}-untaught-{seed}")
-    ]
-    widths = [read(f"widths-{target}-{seed}") for seed in SEEDS]
+    widths, taught = by_seed(f"widths-{target}"), by_seed(f"pruned-{target}-taught")
+    right_after, right_alone = (
+        np.array([answer["right"] for answer in answers], float) for answers in (taught, by_seed(f"alone-{target}"))
+    )
+    count = min(len(right_after), len(right_alone))
+    gain = right_after[:count] - right_alone[:count]
+    images = right_after.shape[1]
     return {
         "macs": [chosen["macs"] for chosen in widths],
         "parameters": [chosen["parameters"] for chosen in widths],
         "widths": [{name: kept["width"] for name, kept in chosen["groups"].items()} for chosen in widths],
-        "before_fine_tuning": [read(f"pruned-{target}-taught-{seed}")["before"] / taught.shape[1] for seed in SEEDS],
-        "recalibrated": [read(f"pruned-{target}-taught-{seed}")["recalibrated"] / taught.shape[1] for seed in SEEDS],
-        "accuracy": taught.mean(axis=1).tolist(),
-        "accuracy_without_teacher": [statistics.fmean(answer["right"]) for answer in untaught],
-        "trained_alone": by_itself.mean(axis=1).tolist(),
-        "gain_over_alone": float((taught - by_itself).mean()),
-        "gain_interval": bootstrap_interval((taught - by_itself).mean(axis=0)),
+        "before_fine_tuning": [answer["before"] / images for answer in taught],
+        "recalibrated": [answer["recalibrated"] / images for answer in taught],
+        "accuracy": right_after.mean(axis=1).tolist(),
+        "accuracy_without_teacher": [
+            statistics.fmean(answer["right"]) for answer in by_seed(f"pruned-{target}-untaught")
+        ],
+        "trained_alone": right_alone.mean(axis=1).tolist(),
+        "trained_alone_at_base_rate": [
+            statistics.fmean(answer["right"]) for answer in by_seed(f"slowly-alone-{target}")
+        ],
+        "gain_over_alone": float(gain.mean()),
+        "gain_interval": bootstrap_interval(gain.mean(axis=0)),
     }
+
+
+def by_seed(name: str) -> list[dict[str, Any]]:
+    """What was made under a name, for each seed that it was made for, in their order."""
+    return [read(f"{name}-{seed}") for seed in SEEDS if exists(f"{name}-{seed}")]
 
 
 def once(key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -362,6 +373,7 @@ _PARTS: Mapping[str, Callable[[int, TrainingData], Any]] = {
     "base": base,
     "pruned": pruned,
     "alone": alone,
+    "slowly-alone": slowly_alone,
     "peer": peer,
     "peer-global": peer_global,
 }

@@ -23,7 +23,7 @@ from zoo.backend import keras
 from zoo.batches import PREDICTION_BATCH, TrainingData
 from zoo.cost import uses
 from zoo.finetune import recalibrate_batch_norm
-from zoo.graph import Call, calls, copy_layer, inlined, rebuild, set_weights
+from zoo.graph import Call, calls, copy_layer, copy_weights, inlined, rebuild
 
 _SUMS = (keras.layers.Add, keras.src.ops.numpy.Add)
 _PRODUCTS = (keras.layers.Multiply, keras.src.ops.numpy.Multiply)
@@ -74,6 +74,18 @@ def droppable_blocks(model: Any) -> dict[str, Block]:
     named as by ``zoo.graph.inlined``.
     """
     return {name: cut.block for name, cut in _find_cuts(_Wiring(inlined(model))).items()}
+
+
+def require_blocks(model: Any, count: int = 1) -> dict[str, Block]:
+    """The blocks of a network that can be left out, as many as are wanted at least.
+
+    Raises:
+        ModelError: there are fewer; of a network without any, it says why of every layer.
+    """
+    blocks = {name: cut.block for name, cut in _require_cuts(_Wiring(inlined(model))).items()}
+    if len(blocks) < count:
+        raise ModelError(_too_few(list(blocks)))
+    return blocks
 
 
 def drop_blocks(model: Any, names: Sequence[str]) -> Any:
@@ -127,10 +139,10 @@ def drop_least_harmful(model: Any, data: TrainingData, count: int) -> list[str]:
     Args:
         model: a network that answers with probabilities.
         data: train inputs for batch-norm statistics, and the tune split to measure on.
-        count: how many blocks to drop.
+        count: how many blocks to drop; of blocks that lie in each other, fewer may be all.
 
     Raises:
-        ModelError: there are fewer.
+        ModelError: there are fewer blocks.
     """
     model = inlined(model)
     cuts = _require_cuts(_Wiring(model))
@@ -140,7 +152,7 @@ def drop_least_harmful(model: Any, data: TrainingData, count: int) -> list[str]:
     while len(dropped) < count:
         left = _left_after(model, cuts, dropped)
         if not left:
-            raise ModelError(_too_few(dropped))
+            break
         losses = {}
         with progress(f"choosing block {len(dropped) + 1} of {count}", len(left)) as advance:
             for name in left:
@@ -348,9 +360,7 @@ def _too_few(names: Sequence[str]) -> str:
 def _without(model: Any, cuts: Sequence[_Cut]) -> Any:
     """The network with these parts cut out."""
     shorter = rebuild(model, copy_layer, shortcuts={id(cut.end): cut.source for cut in cuts})
-    for layer in shorter.layers:
-        if layer.weights:
-            set_weights(layer, model.get_layer(layer.name).get_weights())
+    copy_weights(model, shorter)
     return shorter
 
 

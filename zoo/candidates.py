@@ -20,7 +20,7 @@ from zoo.catalog import Variant
 from zoo.channels import permute_model, slice_model
 from zoo.cost import count_macs, peak_activation_bytes
 from zoo.export import export, parity, predict
-from zoo.finetune import FINE_TUNING_RATE, FRESH_RATE, recalibrate_batch_norm, train
+from zoo.finetune import FINE_TUNING_RATE, cut_rate, recalibrate_batch_norm, train
 from zoo.lowrank import decompose
 from zoo.quantize import spread
 from zoo.recipe import Recipe
@@ -124,12 +124,12 @@ def _fine_tune(network: Any, recipe: Recipe, bench: Bench, name: str) -> None:
     if training.epochs == 0:
         recalibrate_batch_norm(network, bench.data)
         return
-    was_cut = bool(recipe.keep or recipe.drop)  # which needs more than a touch: hardly anything is as it was
+    was_cut = bool(recipe.keep or recipe.drop)
     train(
         network,
         bench.data,
         epochs=training.epochs,
-        learning_rate=FRESH_RATE if was_cut else FINE_TUNING_RATE,
+        learning_rate=cut_rate(network) if was_cut else FINE_TUNING_RATE,
         teacher=bench.base if training.teacher else None,
         seed=training.seed,
         checkpoint=bench.zoo / UNFINISHED / recipe.digest,

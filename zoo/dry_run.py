@@ -46,6 +46,11 @@ def forecast(options: BuildOptions) -> list[Forecast]:
     data = TrainingData.of(dataset, split_indices(dataset, options.seed), options.augment)
     if not trained:
         note("the base model is not trained yet: where weights decide, the final variants will differ")
+    if options.grid.prune_by == "time" or options.grid.drop_blocks:
+        note(
+            "a dry run measures nothing: widths by MACs stand in for those by time, and the first blocks for the "
+            "least harmful"
+        )
     base_epochs = (options.train_base or 0) if trained else options.epochs
     epoch_seconds = _epoch_seconds(base, data) if base.trainable_variables else 0.0
     lines = []

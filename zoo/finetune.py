@@ -19,6 +19,8 @@ from zoo.graph import compute_in
 
 FRESH_RATE, FINE_TUNING_RATE = 1e-3, 5e-4
 """Where the learning rate starts, of a network without weights and of one that was trained before."""
+CUT_RATE = 4e-3
+"""Where it starts of a network that channels or blocks were cut out of, and that batch norms keep steady."""
 _RECALIBRATION_BATCHES = 64
 _PATIENCE_SHARE = 0.5
 _RUN = ".run.weights.h5"
@@ -123,6 +125,15 @@ def recalibrate_batch_norm(model: Any, data: TrainingData) -> None:
 def schedule(learning_rate: float, epochs: int, batches: Batches) -> Any:
     """A cosine from ``learning_rate`` to zero over all steps."""
     return keras.optimizers.schedules.CosineDecay(learning_rate, max(1, epochs * len(batches)))
+
+
+def cut_rate(model: Any) -> float:
+    """Where the learning rate starts of a network that channels or blocks were cut out of.
+
+    Hardly anything in it is as it was, so that it needs more than a touch.
+    """
+    steady = any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
+    return CUT_RATE if steady else FRESH_RATE
 
 
 def training_precision() -> str:

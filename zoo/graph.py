@@ -152,21 +152,25 @@ def _flat_names(places: Sequence[_Place]) -> dict[int, str]:
 def _taken_out(place: _Place, name: str) -> Any:
     """A new layer like one, of that name, frozen where a model that it was in is."""
     layer, models = place
-    try:
-        new = copy_layer(layer) if name == layer.name else copy_layer(layer, name=name)
-    except (NotImplementedError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"layer {layer.name} cannot be made anew: give {type(layer).__name__} a get_config that says what its "
-            f"constructor takes ({first_line(error)})"
-        ) from error
+    new = copy_layer(layer) if name == layer.name else copy_layer(layer, name=name)
     if not all(model.trainable for model in models):
         new.trainable = False
     return new
 
 
 def _graph(model: Any) -> Any:
-    """The functional model that a model is, or that a Sequential has inside."""
-    return getattr(model, "_functional", None) or model
+    """The functional model that a model is, or that a Sequential has inside.
+
+    Raises:
+        ModelError: it has no graph of layers, as a subclassed model or one that was not built yet.
+    """
+    graph = getattr(model, "_functional", None) or model
+    if not hasattr(graph, "_nodes_by_depth"):
+        raise ModelError(
+            f"{getattr(model, 'name', model)} has no layers that can be seen: make it a functional model, or a "
+            "Sequential that begins with an Input"
+        )
+    return graph
 
 
 def _is_nested(layer: Any) -> bool:
@@ -247,10 +251,10 @@ def set_weights(layer: Any, weights: Sequence[Any]) -> None:
 
 
 def copy_weights(source: Any, target: Any) -> None:
-    """Gives the layers of a network the weights of those of the same name in another."""
-    for layer in source.layers:
+    """Gives the layers of a network the weights of those of the same name in another, which may have more."""
+    for layer in target.layers:
         if layer.weights:
-            set_weights(target.get_layer(layer.name), layer.get_weights())
+            set_weights(layer, source.get_layer(layer.name).get_weights())
 
 
 def compute_in(model: Any, dtype: Callable[[Any], str]) -> Any:
@@ -265,8 +269,18 @@ def compute_in(model: Any, dtype: Callable[[Any], str]) -> Any:
 
 
 def copy_layer(layer: Any, **changes: Any) -> Any:
-    """A new layer of the same type, name and configuration, but for ``changes``."""
-    return type(layer).from_config(layer.get_config() | changes)
+    """A new layer of the same type, name and configuration, but for ``changes``.
+
+    Raises:
+        ModelError: its configuration does not say how to make it.
+    """
+    try:
+        return type(layer).from_config(layer.get_config() | changes)
+    except (NotImplementedError, TypeError, ValueError) as error:
+        raise ModelError(
+            f"layer {layer.name} cannot be made anew: give {type(layer).__name__} a get_config that says what its "
+            f"constructor takes ({first_line(error)})"
+        ) from error
 
 
 def apply_layers(model: Any, tensor: Any) -> Any:

@@ -20,7 +20,7 @@ Values = npt.NDArray[np.float64]
 """The importance of each channel of a group, of shape (channels,)."""
 
 CRITERIA = ("taylor", "l1", "l2", "bn-scale", "activation", "random")
-_OF_DATA = ("taylor", "activation")
+OF_DATA = ("taylor", "activation")
 
 _Weight = tuple[str, str]
 """The names of a layer and of one of its weights."""
@@ -94,7 +94,7 @@ def _check_options(criterion: str, data: TrainingData | None, batches: int) -> N
         raise UsageError(f"there is no criterion {criterion!r}: {offer(criterion, CRITERIA)}")
     if batches < 1:
         raise UsageError(f"importance is taken of at least one batch, and {batches} is none")
-    if criterion in _OF_DATA and (data is None or not len(data.train)):
+    if criterion in OF_DATA and (data is None or not len(data.train)):
         raise UsageError(f"the criterion {criterion} looks at training data, and there is none: give some, or l2")
 
 

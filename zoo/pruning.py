@@ -50,14 +50,14 @@ def round_width(width: float, size: int, multiple: int = WIDTH_MULTIPLE) -> int:
 
 
 def width_grid(model: Any | Channels, multiple: int | None = None) -> dict[str, tuple[int, ...]]:
-    """The multiples that each group may keep, from an eighth of its channels to all of them.
+    """The multiples that each group may keep, from about an eighth of its channels to all of them.
 
     A channel of a group may stand for several of a layer, such as one in each group of a grouped convolution.
 
     Args:
         model: a functional or sequential model, or its analysis.
-        multiple: of which the widths are; by default of ``WIDTH_MULTIPLE``, and of half of that in groups which it
-            would leave fewer than eight widths to choose from.
+        multiple: of which the widths are; by default of ``WIDTH_MULTIPLE``, and of half of that in groups of less
+            than eight times as many channels.
 
     Raises:
         ModelError: a network with nothing that can be cut.
@@ -141,7 +141,8 @@ def widths_within(grid: Grid, scores: Scores, cost: Cost, share: float, scope: S
     check_share(share)
     least, whole = (cost({name: widths[place] for name, widths in grid.items()}) for place in (0, -1))
     if least > share * whole:
-        raise ModelError(f"no widths take {share:g} of the whole network: the least possible is {least / whole:.3f}")
+        possible = math.ceil(1000 * least / whole) / 1000
+        raise ModelError(f"no widths take {share:g} of the whole network: the least possible is {possible:.3f}")
     choose = _alike if scope == "layer" else _by_worth
     return choose(grid, scores, cost, share * whole)
 

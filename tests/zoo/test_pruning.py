@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,7 +70,8 @@ def test_widths_are_rounded_to_what_runtimes_compute_at_once(width: float, size:
 
 def test_the_grid_goes_from_an_eighth_to_all_channels_in_multiples() -> None:
     grid = width_grid(wide())
-    assert grid == {"a": (8, 16, 24, 32), "b": (8, 16, 24, 32, 40, 48, 56, 64), "narrow": (5,)}
+    assert grid == {"a": tuple(range(4, 33, 4)), "b": tuple(range(8, 65, 8)), "narrow": (4, 5)}
+    assert width_grid(wide(), 8) == {"a": (8, 16, 24, 32), "b": tuple(range(8, 65, 8)), "narrow": (5,)}
     assert width_grid(wide(), 2)["a"] == tuple(range(4, 33, 2))
 
 
@@ -80,7 +82,7 @@ def test_a_share_that_cannot_be_meant_is_refused(ratio: float) -> None:
 
 
 def test_the_same_share_of_every_group_is_the_nearest_width() -> None:
-    assert share_widths(width_grid(wide()), 0.5) == {"a": 16, "b": 32, "narrow": 5}
+    assert share_widths(width_grid(wide()), 0.5) == {"a": 16, "b": 32, "narrow": 4}
     assert share_widths(width_grid(wide()), 1) == {"a": 32, "b": 64, "narrow": 5}
 
 
@@ -95,7 +97,7 @@ def test_chosen_widths_are_on_the_grid_and_within_the_limit(scope: Scope, proble
     except ModelError as error:
         least = chain_cost({name: widths[0] for name, widths in grid.items()}) / whole
         assert least > share
-        assert f"the least possible is {least:.3f}" in str(error)
+        assert f"the least possible is {math.ceil(1000 * least) / 1000:.3f}" in str(error)
         return
     assert chain_cost(widths) <= share * whole
     assert list(widths) == list(grid)
@@ -171,7 +173,7 @@ def test_a_network_pruned_by_time_is_cut_to_widths_at_which_the_device_is_fast()
     whole = cost({name: widths[-1] for name, widths in grid.items()})
     widths = widths_within(grid, importance(channels, "l2"), cost, 0.6)
     assert 0 < cost(widths) <= 0.6 * whole
-    assert min(grid["a"]) >= 8
+    assert min(grid["a"]) >= 4
     assert grid["b"][-1] == 64
 
 

@@ -7,7 +7,16 @@ What reaches the output, or a layer without a rule, is fixed. To cut a network i
 positions whose labels stay (``slicing``); what is left can be counted before it is built (``counting``).
 """
 
-from zoo.channels.analysis import Channels, Keep, Place, analyse, can_be_cut, channel_groups, cuttable_groups
+from zoo.channels.analysis import (
+    Channels,
+    Keep,
+    Place,
+    analyse,
+    can_be_cut,
+    channel_groups,
+    cuttable_groups,
+    indices_of,
+)
 from zoo.channels.counting import Counter
 from zoo.channels.flow import Flow, Labels
 from zoo.channels.groups import ChannelGroup
@@ -26,6 +35,7 @@ __all__ = [
     "can_be_cut",
     "channel_groups",
     "cuttable_groups",
+    "indices_of",
     "kept_positions",
     "permute_model",
     "rule",

@@ -119,7 +119,7 @@ class Channels:
         if name not in self.groups:
             raise ModelError(f"there is no channel group {name!r}: {offer(name, self.groups)}{self._belongs(name)}")
         group = self.groups[name]
-        indices = np.arange(chosen) if isinstance(chosen, int | np.integer) else np.asarray(chosen, dtype=np.intp)
+        indices = indices_of(chosen)
         valid = len(indices) > 0 and len(np.unique(indices)) == len(indices)
         if not valid or indices.min() < 0 or indices.max() >= group.size:
             raise ModelError(f"group {name} has {group.size} channels: keep some of them, each once")
@@ -146,6 +146,20 @@ def analyse(model: Any) -> Channels:
     for tensor in model.outputs:
         flow.fix(labels[id(tensor)], "it is the network's answer")
     return Channels(model, find_groups(flow), flow)
+
+
+def indices_of(chosen: int | Sequence[int]) -> Positions:
+    """The indices of kept channels: those given, or the first so many.
+
+    Raises:
+        ModelError: neither a count nor a list of indices.
+    """
+    if isinstance(chosen, int | np.integer):
+        return np.arange(chosen)
+    indices = np.asarray(chosen)
+    if indices.ndim != 1 or (indices.size and indices.dtype.kind not in "iu"):
+        raise ModelError(f"{chosen!r} is no choice of channels: give their indices, or how many of the first to keep")
+    return indices.astype(np.intp)
 
 
 def channel_groups(model: Any) -> Mapping[str, ChannelGroup]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fleetfoot.errors import ModelError, offer
-from zoo.channels.analysis import Channels, Keep, analyse
+from zoo.channels.analysis import Channels, Keep, analyse, indices_of
 from zoo.cost import uses
 
 Sizes = npt.NDArray[np.int64]
@@ -45,8 +45,12 @@ class Counter:
         whole = np.array([shape + (1,) * (rank - len(shape)) for shape in self._shapes.values()], np.int64)
         self._rest = whole.reshape(len(row), rank) - self._per_channel @ self._whole
         self._times = np.zeros(len(row), np.int64)
+        self._uncut_macs = 0  # of layers that have their kernels under names of their own, and are never cut
         for use in uses(self.channels.model):
-            self._times[row[use.layer, use.weight]] += use.times
+            if (use.layer, use.weight) in row:
+                self._times[row[use.layer, use.weight]] += use.times
+            else:
+                self._uncut_macs += use.size * use.times
 
     def shapes(self, keep: Keep) -> dict[str, dict[str, tuple[int, ...]]]:
         """The shapes of all weights of a slice: layer name → weight name → shape.
@@ -66,7 +70,7 @@ class Counter:
         Raises:
             ModelError: an unknown group.
         """
-        return int(self._sizes(keep).prod(axis=1) @ self._times)
+        return self._uncut_macs + int(self._sizes(keep).prod(axis=1) @ self._times)
 
     def parameters(self, keep: Keep) -> int:
         """Parameters, as Keras counts them of the slice.
@@ -82,6 +86,6 @@ class Counter:
         for name, chosen in keep.items():
             if name not in self._number:
                 raise ModelError(f"there is no channel group {name!r}: {offer(name, self._number)}")
-            widths[self._number[name]] = chosen if isinstance(chosen, int) else len(chosen)
+            widths[self._number[name]] = len(indices_of(chosen))
         sizes: Sizes = self._rest + self._per_channel @ widths
         return sizes

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fleetfoot.errors import ModelError
+from zoo.backend import keras
 from zoo.channels.analysis import Channels, Keep, analyse
 from zoo.channels.flow import Positions
 from zoo.graph import copy_layer, rebuild, set_weights
@@ -31,7 +32,7 @@ def slice_model(model: Any | Channels, keep: Keep) -> Any:
     positions = channels.positions(keep)
 
     def new_layer(layer: Any) -> Any:
-        return copy_layer(layer, **channels.resized(layer.name, positions))
+        return copy_layer(layer, **_scalar_initializers(layer), **channels.resized(layer.name, positions))
 
     sliced = rebuild(channels.model, new_layer)
     for layer in (layer for layer in channels.model.layers if layer.weights):
@@ -65,6 +66,19 @@ def kept_positions(model: Any | Channels, keep: Keep) -> dict[str, dict[str, dic
     channels = analyse(model)
     positions = channels.positions(keep)
     return {layer.name: channels.kept_axes(layer.name, positions) for layer in channels.model.layers}
+
+
+def _scalar_initializers(layer: Any) -> dict[str, str]:
+    """What takes the place of initializers that are arrays, which fit no other shape; the weights are set anyway."""
+    config = layer.get_config() if isinstance(layer, keras.layers.Layer) else {}
+    return {
+        name: "zeros"
+        for name, value in config.items()
+        if name.endswith("_initializer")
+        and isinstance(value, dict)
+        and value["class_name"] == "Constant"
+        and not isinstance(value["config"]["value"], int | float)
+    }
 
 
 def take(weight: Any, axes: Mapping[int, Positions], gather: Callable[..., Any]) -> Any:

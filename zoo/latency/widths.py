@@ -12,7 +12,7 @@ import numpy as np
 from fleetfoot.console import note
 from fleetfoot.errors import ModelError, UsageError, offer
 from profiling.operators.operator import Operator
-from zoo.channels import Channels, Counter, Keep
+from zoo.channels import Channels, Counter, Keep, indices_of
 from zoo.latency.lowering import Lowering, Piece
 from zoo.latency.prices import Prices
 
@@ -321,4 +321,4 @@ def _checked(channels: Channels, grid: Mapping[str, Sequence[int]]) -> Grid:
 
 
 def _width(chosen: int | Sequence[int]) -> int:
-    return chosen if isinstance(chosen, int) else len(chosen)
+    return len(indices_of(chosen))

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from fleetfoot.console import note, warn
 from fleetfoot.errors import ModelError, UsageError, offer
 from fleetfoot.files import write_bytes
 from profiling.device import connected
-from zoo.blocks import drop_least_harmful, droppable_blocks
+from zoo.blocks import drop_least_harmful, require_blocks
 from zoo.channels import analyse
-from zoo.importance import CRITERIA, importance
+from zoo.importance import CRITERIA, OF_DATA, importance
 from zoo.lowrank import ranks_for_energy
 from zoo.pruning import SCOPES, UNITS, Scope, Unit, check_share, comparable, keep_best, priced, widths_within
 from zoo.recipe import QUANTIZATIONS, Recipe, Training
 from zoo.search.journal import Trial
 from zoo.search.strategy import Proposal, Task
 from zoo.subnetworks import check_fractions, least_fraction, width_ladder
+
+_WELL_BELOW = 0.9
 
 
 class GridOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +55,22 @@ class GridOptions(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
 
 
+class _Proposals(msgspec.Struct, frozen=True, kw_only=True):
+    """Proposals as they are kept, and the fingerprint of what they were made from."""
+
+    made_for: str
+    proposals: list[Proposal]
+
+    @classmethod
+    def kept_in(cls, path: Path, made_for: str) -> _Proposals | None:
+        """Those of a file; None if there is none, or it is damaged or was made from something else."""
+        try:
+            kept = msgspec.json.decode(path.read_bytes(), type=cls)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+        return kept if kept.made_for == made_for else None
+
+
 class Grid:
     """Every variant that was asked for, in one batch: no search.
 
@@ -70,9 +91,19 @@ class Grid:
         kept = self._task.kept
         if kept is None:
             return self._grid()
-        if not kept.exists():
-            write_bytes(kept, msgspec.json.encode(self._grid()))
-        return msgspec.json.decode(kept.read_bytes(), type=list[Proposal])
+        made_for = self._fingerprint()
+        proposals = _Proposals.kept_in(kept, made_for)
+        if proposals is None:
+            proposals = _Proposals(made_for=made_for, proposals=self._grid())
+            write_bytes(kept, msgspec.json.encode(proposals))
+        return proposals.proposals
+
+    def _fingerprint(self) -> str:
+        """Of all that the proposals are made from."""
+        digest = hashlib.sha256(msgspec.json.encode((self._options, self._task.device, self._task.order_file)))
+        for weight in self._task.model.get_weights():
+            digest.update(np.ascontiguousarray(weight).tobytes())
+        return digest.hexdigest()
 
     def observe(self, trials: Sequence[Trial]) -> None:
         """Nothing to learn: the grid is fixed."""
@@ -80,8 +111,8 @@ class Grid:
     def _grid(self) -> list[Proposal]:
         options = self._options
         if self._task.order_file is None:
-            note(f"{_why_not_cut(self._task.model)}: only its number format changes")
-            options = msgspec.structs.replace(options, prune=(), drop_blocks=(), low_rank=(), subnetworks=())
+            note(f"{_why_not_cut(self._task.model)}: none are cut")
+            options = msgspec.structs.replace(options, prune=(), subnetworks=())
         training = Training(epochs=options.epochs, teacher="base", seed=options.seed)
         alone = {"base": Recipe()}
         alone |= {name: Recipe(keep=keep, training=training) for name, keep in _pruned(self._task, options).items()}
@@ -124,7 +155,8 @@ def _check_name(what: str, names: Sequence[str], known: Sequence[str]) -> None:
 def _told_from_the_model(options: GridOptions) -> GridOptions:
     """The options for a rehearsal: without data, devices and long measurements."""
     by: Unit = "macs" if options.prune_by == "time" else options.prune_by
-    return msgspec.structs.replace(options, criterion="random", prune_by=by)
+    criterion = "random" if options.criterion in OF_DATA else options.criterion
+    return msgspec.structs.replace(options, criterion=criterion, prune_by=by)
 
 
 def _why_not_cut(model: Any) -> str:
@@ -147,10 +179,20 @@ def _pruned(task: Task, options: GridOptions) -> dict[str, dict[str, int | tuple
             grid, cost = priced(channels, options.prune_by, device)
     else:
         grid, cost = priced(channels, options.prune_by)
-    return {
-        f"pruned-{share:g}": dict(keep_best(scores, widths_within(grid, scores, cost, share, options.scope)))
-        for share in options.prune
-    }
+    whole = cost({name: widths[-1] for name, widths in grid.items()})
+    pruned: dict[str, dict[str, int | tuple[int, ...]]] = {}
+    for share in options.prune:
+        try:
+            widths = widths_within(grid, scores, cost, share, options.scope)
+        except ModelError as error:
+            if task.data is None:
+                raise
+            warn(f"pruned-{share:g} is left out: {error}")  # what time is possible is known after the training only
+            continue
+        if cost(widths) < _WELL_BELOW * share * whole:
+            note(f"pruned-{share:g} takes {cost(widths) / whole:.2f} of {options.prune_by}: no widths are in between")
+        pruned[f"pruned-{share:g}"] = dict(keep_best(scores, widths))
+    return pruned
 
 
 def _dropped(task: Task, options: GridOptions) -> dict[str, tuple[str, ...]]:
@@ -158,10 +200,13 @@ def _dropped(task: Task, options: GridOptions) -> dict[str, tuple[str, ...]]:
     if not options.drop_blocks:
         return {}
     most = max(options.drop_blocks)
-    names = drop_least_harmful(task.model, task.data, most) if task.data else list(droppable_blocks(task.model))
-    if most > len(names):
-        raise ModelError(f"{task.model.name} has {len(names)} blocks that can be dropped, which are fewer than {most}")
-    return {f"dropped-{count}": tuple(names[:count]) for count in options.drop_blocks}
+    names = list(require_blocks(task.model, most))
+    if task.data:
+        names = drop_least_harmful(task.model, task.data, most)
+    for count in options.drop_blocks:
+        if count > len(names):
+            warn(f"dropped-{count} is left out: after {len(names)} blocks there are none left")
+    return {f"dropped-{count}": tuple(names[:count]) for count in options.drop_blocks if count <= len(names)}
 
 
 def _reachable(model: Any, fractions: Sequence[float]) -> tuple[float, ...]:

@@ -31,9 +31,10 @@ def arithmetic(call: Call, incoming: list[Labels], flow: Flow) -> Labels | None:
     alike = []
     for number, labels in enumerate(incoming):
         others = incoming[:number] + incoming[number + 1 :]
-        if _is_spread(call.inputs[number].shape[1:], call.outputs[0].shape[1:], others):
+        spread = _is_spread(call.inputs[number].shape[1:], call.outputs[0].shape[1:], others)
+        if spread:
             flow.fix(labels, f"{call.layer.name} spreads it over the channels of another")
-        else:
+        if not spread or labels.size > 1:
             alike.append(labels)
     if not alike:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,20 +69,29 @@ def _known(layer: Any) -> _Known | None:
 
 def _is_plain(call: Call, most_inputs: float) -> bool:
     """Whether a call makes one tensor of as many as a rule can deal with, and of no arrays, which are never cut."""
-    arrays = any(np.size(constant) > 1 for constant in _constants(call))
+    arrays = any(map(_has_array, _given(call)))
     return len(call.outputs) == 1 and len(call.inputs) <= most_inputs and not arrays
 
 
-def _constants(call: Call) -> Iterator[Any]:
-    """What a call was given besides tensors of the network, and what an operation was made with."""
+def _given(call: Call) -> list[Any]:
+    """What a call was given, and what an operation was made with."""
     _, node, _ = call.outputs[0]._keras_history
     arguments = call.layer._inbound_nodes[node].arguments
-    given = [arguments.args, arguments.kwargs]
+    given = [*arguments.args, *arguments.kwargs.values()]
     if not isinstance(call.layer, keras.layers.Layer):
         given += [value for name, value in vars(call.layer).items() if not name.startswith("_")]
-    for value in keras.tree.flatten(given):
-        if not isinstance(value, keras.KerasTensor):
-            yield value
+    return given
+
+
+def _has_array(value: Any) -> bool:
+    """Whether there are several numbers in a value, as an array or a list, apart from tensors of the network."""
+    if isinstance(value, keras.KerasTensor):
+        return False
+    if isinstance(value, list | tuple | dict):
+        parts = list(value.values()) if isinstance(value, dict) else list(value)
+        tensors = any(isinstance(part, keras.KerasTensor) for part in keras.tree.flatten(parts))
+        return any(map(_has_array, parts)) if tensors else len(parts) > 1
+    return bool(np.size(value) > 1)
 
 
 def _accounts_for_weights(layer: Any, flow: Flow) -> bool:
