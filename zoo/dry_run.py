@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
+import msgspec
+
 from fleetfoot.console import note
 from zoo.backend import keras
 from zoo.base import begin_base
@@ -46,15 +48,15 @@ def forecast(options: BuildOptions) -> list[Forecast]:
     data = TrainingData.of(dataset, split_indices(dataset, options.seed), options.augment)
     if not trained:
         note("the base model is not trained yet: where weights decide, the final variants will differ")
-    if options.grid.prune_by == "time" or options.grid.drop_blocks:
-        note(
-            "a dry run measures nothing: widths by MACs stand in for those by time, and the first blocks for the "
-            "least harmful"
-        )
+    grid = options.grid
+    if grid.prune_by == "time":
+        note("a dry run times nothing: widths by MACs stand in for those by time")
+        grid = msgspec.structs.replace(grid, prune_by="macs")
     base_epochs = (options.train_base or 0) if trained else options.epochs
     epoch_seconds = _epoch_seconds(base, data) if base.trainable_variables else 0.0
     lines = []
-    strategy = make_strategy(options.strategy, Task(base, order_file="" if can_be_cut(base) else None), options.grid)
+    task = Task(base, data if trained else None, order_file="" if can_be_cut(base) else None)
+    strategy = make_strategy(options.strategy, task, grid)
     for proposal in strategy.propose():
         for name, recipe in proposal.recipes.items():
             network = cut(base, recipe)

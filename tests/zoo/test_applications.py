@@ -17,7 +17,7 @@ from zoo.export import export, predict
 from zoo.graph import compute_in
 
 SMALLEST = {"Inception": 75, "InceptionResNet": 75, "Xception": 71}
-FAST = ("MobileNetV2", "MobileNetV3Small")
+FAST = ("MobileNetV3Small",)
 APPLICATIONS = (
     "ConvNeXtBase", "ConvNeXtLarge", "ConvNeXtSmall", "ConvNeXtTiny", "ConvNeXtXLarge", "DenseNet121", "DenseNet169",
     "DenseNet201", "EfficientNetB0", "EfficientNetB1", "EfficientNetB2", "EfficientNetB3", "EfficientNetB4",

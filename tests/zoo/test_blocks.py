@@ -400,7 +400,7 @@ def test_more_blocks_than_there_are_cannot_be_dropped(trained: Any, data: Traini
         drop_least_harmful(trained, data, 4)
 
 
-def test_blocks_that_went_with_another_cannot_be_dropped_any_more(data: TrainingData) -> None:
+def test_blocks_that_went_with_another_are_not_dropped_again(data: TrainingData) -> None:
     inputs = keras.Input((8, 8, 1), name="input")
     x = conv(layers.Rescaling(1 / 16, name="scale")(inputs), 8, "stem")
     x = layers.Add(name="sum")([x, conv(conv(x, 8, "first"), 8, "second")])
@@ -409,8 +409,7 @@ def test_blocks_that_went_with_another_cannot_be_dropped_any_more(data: Training
     model = silenced(model, "second_norm")
     assert list(droppable_blocks(model)) == ["second_relu", "sum"]
     randomize_answer(model)
-    with pytest.raises(ModelError, match="^only 1 blocks can be dropped: sum$"):
-        drop_least_harmful(model, data, 2)
+    assert drop_least_harmful(model, data, 2) == ["sum"]
 
 
 def randomize_answer(model: Any) -> None:
