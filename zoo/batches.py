@@ -53,6 +53,11 @@ class TrainingData:
         """Class indices of the tune split."""
         return self.dataset.y[self.tune]
 
+    def some_inputs(self, count: int) -> Array:
+        """Raw inputs of the train split, that many at most, spread over it."""
+        places = np.linspace(0, len(self.train) - 1, min(count, len(self.train))).astype(np.int64)
+        return self.dataset.x[self.train[places]]
+
     @property
     def batch(self) -> int:
         """Examples per batch: more where there are many, because an epoch is then shorter and has steps enough."""

@@ -21,7 +21,7 @@ from zoo.channels import permute_model, slice_model
 from zoo.cost import count_macs, peak_activation_bytes
 from zoo.export import export, parity, predict
 from zoo.finetune import FINE_TUNING_RATE, cut_rate, recalibrate_batch_norm, train
-from zoo.lowrank import decompose
+from zoo.lowrank import decompose, refine
 from zoo.quantize import spread
 from zoo.recipe import Recipe
 from zoo.search.journal import Trial
@@ -32,6 +32,7 @@ UNFINISHED = "unfinished"
 """Where trainings are kept while they run, so that they can go on after a kill."""
 _BYTES_PER_ACTIVATION = {None: 4, "int8": 1, "dynamic": 4, "float16": 4}
 _PARITY_INPUTS = 256
+_FITTING_INPUTS = 512
 
 
 class Bench(NamedTuple):
@@ -110,11 +111,23 @@ def make_networks(bench: Bench, recipes: Mapping[str, Recipe]) -> dict[str, Any]
         return _nested(bench, recipes, read_order(bench.zoo / first.order))
     if len(recipes) != 1:
         raise UsageError("only the subnetworks of one order are made together")
-    network = cut(bench.base, first)
+    network = _decomposed(bench, first) if first.ranks else cut(bench.base, first)
     (name,) = recipes
     if first.training:
         _fine_tune(network, first, bench, name)
     return {name: network}
+
+
+def _decomposed(bench: Bench, recipe: Recipe) -> Any:
+    """The network of a recipe with ranks, its kernels fitted to what the whole one answers to train inputs."""
+    whole = cut(bench.base, msgspec.structs.replace(recipe, ranks={}))
+    if recipe.training is None:
+        return decompose(whole, recipe.ranks)
+    if whole is not bench.base:
+        recalibrate_batch_norm(whole, bench.data)
+    network = decompose(whole, recipe.ranks)
+    refine(whole, network, recipe.ranks, bench.data.some_inputs(_FITTING_INPUTS), recipe.training.seed)
+    return network
 
 
 def _fine_tune(network: Any, recipe: Recipe, bench: Bench, name: str) -> None:

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from zoo.record import BuildOptions
 
 
-_GRID = ("prune", "prune_by", "criterion", "scope", "drop_blocks", "low_rank", "subnetworks", "quantize")
+_GRID = (
+    "prune", "prune_by", "criterion", "scope", "drop_blocks", "low_rank", "low_rank_of_pruned", "subnetworks",
+    "quantize",
+)  # fmt: skip
 
 
 @command("build-zoo", example="build-zoo --out my-zoo --data digits --prune 0.25,0.5 --subnetworks 0.25,0.5,1")
@@ -36,7 +39,7 @@ _GRID = ("prune", "prune_by", "criterion", "scope", "drop_blocks", "low_rank", "
 @click.option("--prune", type=NumberList(), default="0.25,0.5", show_default=True, metavar="R,…",
               help="Shares of the base model that pruned variants keep.")  # fmt: skip
 @click.option("--prune-by", type=click.Choice(["macs", "time", "channels"]), default="macs", show_default=True,
-              help="What they are shares of: multiply-accumulates, time on --device, or channels.")  # fmt: skip
+              help="What they, and low-rank ones, are shares of: MACs, time on --device, or channels.")  # fmt: skip
 @click.option("--criterion", default="taylor", show_default=True, metavar="NAME", help="By which channels are "
               "important: taylor, l1, l2, bn-scale, activation or random.")  # fmt: skip
 @click.option("--scope", type=click.Choice(["global", "layer"]), default="global", show_default=True,
@@ -44,7 +47,9 @@ _GRID = ("prune", "prune_by", "criterion", "scope", "drop_blocks", "low_rank", "
 @click.option("--drop-blocks", type=CountList(), default="", metavar="N,…",
               help="Numbers of blocks to leave out, those that harm least first.")  # fmt: skip
 @click.option("--low-rank", type=NumberList(), default="0.5,0.7", show_default=True, metavar="R,…",
-              help="Shares of the layers' energy to keep.")  # fmt: skip
+              help="Shares of the base model that low-rank variants keep.")  # fmt: skip
+@click.option("--low-rank-of-pruned", type=NumberList(), default="", metavar="R,…",
+              help="Shares of each pruned variant that low-rank variants of it keep.")  # fmt: skip
 @click.option("--subnetworks", type=NumberList(), default="0.05,0.2,0.5", show_default=True, metavar="F,…",
               help="Fractions of the multiply-accumulates of nested subnetworks, ascending.")  # fmt: skip
 @click.option("--quantize", type=WordList(), default="int8", show_default=True, metavar="FORMAT,…",

@@ -7,16 +7,22 @@ from typing import Any, Literal
 
 import msgspec
 
-Scheme = Literal["spatial", "dense"]
+Scheme = Literal["spatial", "channel", "tucker", "dense"]
 QUANTIZATIONS = ("int8", "dynamic", "float16")
 """Integer arithmetic; integer weights, activations as they come; weights of half the size."""
 
 
 class LayerRank(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How one layer is decomposed: the scheme and its rank."""
+    """How one layer is decomposed: the scheme and its rank, of Tucker's those of the channels and of the filters."""
 
     scheme: Scheme
-    rank: int
+    rank: int | tuple[int, int]
+
+    @property
+    def text(self) -> str:
+        """As it is written: ``spatial:16``, ``tucker:16x24``."""
+        numbers = self.rank if isinstance(self.rank, tuple) else (self.rank,)
+        return f"{self.scheme}:{'x'.join(map(str, numbers))}"
 
 
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -43,6 +43,16 @@ def test_a_candidate_is_exported_and_measured(bench: Bench) -> None:
     assert Model(bench.zoo / variant.file).signatures == (variant.id,)
 
 
+def test_what_is_low_rank_is_fitted_to_what_the_whole_answers(bench: Bench) -> None:
+    ranks = {"conv2": LayerRank(scheme="spatial", rank=8)}
+    x = bench.data.x_tune
+    wanted = bench.base.predict(x, verbose=0)
+    (plain,) = make_networks(bench, {"small": Recipe(ranks=ranks)}).values()
+    (fitted,) = make_networks(bench, {"small": Recipe(ranks=ranks, training=Training(epochs=0))}).values()
+    errors = [float(np.square(network.predict(x, verbose=0) - wanted).mean()) for network in (plain, fitted)]
+    assert errors[1] < errors[0]
+
+
 def test_the_empty_recipe_is_the_base_model(bench: Bench) -> None:
     network = cut(bench.base, Recipe())
     for one, other in zip(network.get_weights(), bench.base.get_weights(), strict=True):

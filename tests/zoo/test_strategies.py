@@ -74,6 +74,32 @@ def test_every_recipe_is_a_cheaper_network_of_the_base_model(base: Any) -> None:
             assert macs == count_macs(base) if name.startswith("base") else macs < count_macs(base)
 
 
+def test_low_rank_variants_take_the_share_of_the_base_model_that_they_are_named_by(base: Any) -> None:
+    proposed = proposals(base, prune=(), low_rank=(0.3, 0.6), subnetworks=(), quantize=())
+    recipes = {name: recipe for proposal in proposed for name, recipe in proposal.recipes.items()}
+    for share in (0.3, 0.6):
+        taken = count_macs(cut(base, recipes[f"lowrank-{share}"])) / count_macs(base)
+        assert 0.8 * share < taken <= share
+
+
+def test_pruned_variants_are_decomposed_too(base: Any) -> None:
+    options: dict[str, Any] = {"low_rank": (), "subnetworks": (), "quantize": ()}
+    proposed = proposals(base, prune=(0.5, 0.75), low_rank_of_pruned=(0.6,), **options)
+    assert names(proposed)[3:] == [["pruned-0.5-lowrank-0.6"], ["pruned-0.75-lowrank-0.6"]]
+    recipes = {name: recipe for proposal in proposed for name, recipe in proposal.recipes.items()}
+    for pruned in ("pruned-0.5", "pruned-0.75"):
+        both = recipes[f"{pruned}-lowrank-0.6"]
+        assert both.keep == recipes[pruned].keep
+        assert both.ranks
+        assert count_macs(cut(base, both)) <= 0.6 * count_macs(cut(base, recipes[pruned]))
+
+
+def test_a_share_that_no_ranks_reach_is_left_out_and_said(base: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    proposed = proposals(base, prune=(), low_rank=(0.001, 0.5), subnetworks=(), quantize=())
+    assert names(proposed) == [["base"], ["lowrank-0.5"]]
+    assert "warning: lowrank-0.001 is left out: no ranks bring" in capsys.readouterr().err
+
+
 def test_subnetworks_are_prefixes_of_one_order(base: Any) -> None:
     (*_, together) = proposals(base, subnetworks=(0.25, 0.5, 0.75))
     recipes = list(together.recipes.values())
@@ -181,7 +207,7 @@ def test_a_network_without_channels_to_cut_says_why(digits: Dataset, capsys: pyt
     inputs = keras.Input((8, 8, 1), name="input")
     model = keras.Model(inputs, keras.layers.Dense(10, name="out")(keras.layers.Flatten()(inputs)), name="plain")
     proposed = list(make_strategy("grid", Task(model), GridOptions()).propose())
-    assert names(proposed) == [["base"], ["lowrank-0.5"], ["base-int8"]]
+    assert names(proposed) == [["base"], ["lowrank-0.5"], ["lowrank-0.7"], ["base-int8"]]
     assert "plain has no channels that can be cut (out: it is the network's answer)" in capsys.readouterr().err
 
 

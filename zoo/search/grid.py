@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from fleetfoot.errors import ModelError, UsageError, offer
 from fleetfoot.files import write_bytes
 from profiling.device import connected
 from zoo.blocks import drop_least_harmful, require_blocks
-from zoo.channels import analyse
+from zoo.channels import analyse, slice_model
 from zoo.importance import CRITERIA, OF_DATA, importance
-from zoo.lowrank import ranks_for_energy
+from zoo.latency import prices_of
+from zoo.lowrank import RankChoices
 from zoo.pruning import SCOPES, UNITS, Scope, Unit, check_share, comparable, keep_best, priced, widths_within
-from zoo.recipe import QUANTIZATIONS, Recipe, Training
+from zoo.recipe import QUANTIZATIONS, LayerRank, Recipe, Training
 from zoo.search.journal import Trial
 from zoo.search.strategy import Proposal, Task
 from zoo.subnetworks import check_fractions, least_fraction, width_ladder
@@ -32,11 +34,12 @@ class GridOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         prune: shares of the base model that pruned variants keep.
-        prune_by: what these are shares of.
+        prune_by: what these are shares of; low-rank variants go by time too where these do, else by MACs.
         criterion: by which channels are important.
         scope: whether every channel group keeps the same share, or the least important channels go wherever they are.
         drop_blocks: how many blocks are left out, of each variant without some.
-        low_rank: shares of the energy that low-rank variants keep.
+        low_rank: shares of the base model that low-rank variants keep.
+        low_rank_of_pruned: shares of each pruned variant that low-rank variants of it keep.
         subnetworks: shares of the multiply-accumulates that nested subnetworks take.
         quantize: number formats of the base model.
         epochs: of every fine-tuning.
@@ -49,6 +52,7 @@ class GridOptions(msgspec.Struct, frozen=True, kw_only=True):
     scope: Scope = "global"
     drop_blocks: tuple[int, ...] = ()
     low_rank: tuple[float, ...] = (0.5, 0.7)
+    low_rank_of_pruned: tuple[float, ...] = ()
     subnetworks: tuple[float, ...] = (0.05, 0.2, 0.5)
     quantize: tuple[str, ...] = ("int8",)
     epochs: int = 4
@@ -115,11 +119,15 @@ class Grid:
             options = msgspec.structs.replace(options, prune=(), subnetworks=())
         training = Training(epochs=options.epochs, teacher="base", seed=options.seed)
         alone = {"base": Recipe()}
-        alone |= {name: Recipe(keep=keep, training=training) for name, keep in _pruned(self._task, options).items()}
+        pruned = _pruned(self._task, options)
+        alone |= {name: Recipe(keep=keep, training=training) for name, keep in pruned.items()}
         alone |= {name: Recipe(drop=drop, training=training) for name, drop in _dropped(self._task, options).items()}
-        for energy in options.low_rank:
-            ranks = ranks_for_energy(self._task.model, energy)
-            alone[f"lowrank-{energy:g}"] = Recipe(ranks=ranks, training=training)
+        for name, ranks in _low_rank(self._task, self._task.model, options.low_rank, options).items():
+            alone[name] = Recipe(ranks=ranks, training=training)
+        for cut, keep in pruned.items() if options.low_rank_of_pruned else ():
+            model = slice_model(self._task.model, keep)
+            for name, ranks in _low_rank(self._task, model, options.low_rank_of_pruned, options).items():
+                alone[f"{cut}-{name}"] = Recipe(keep=keep, ranks=ranks, training=training)
         alone |= {f"base-{numbers}": Recipe(quantize=numbers) for numbers in options.quantize}
         together = {}
         if fractions := _reachable(self._task.model, options.subnetworks):
@@ -140,7 +148,7 @@ def check_options(options: GridOptions) -> None:
     _check_name("criterion", [options.criterion], CRITERIA)
     _check_name("scope", [options.scope], SCOPES)
     _check_name("unit to prune by", [options.prune_by], UNITS)
-    for share in options.prune:
+    for share in (*options.prune, *options.low_rank, *options.low_rank_of_pruned):
         check_share(share)
     if any(count < 1 for count in options.drop_blocks):
         raise UsageError("blocks are dropped by one or more")
@@ -193,6 +201,25 @@ def _pruned(task: Task, options: GridOptions) -> dict[str, dict[str, int | tuple
             note(f"pruned-{share:g} takes {cost(widths) / whole:.2f} of {options.prune_by}: no widths are in between")
         pruned[f"pruned-{share:g}"] = dict(keep_best(scores, widths))
     return pruned
+
+
+def _low_rank(task: Task, model: Any, shares: Sequence[float], options: GridOptions) -> dict[str, dict[str, LayerRank]]:
+    """The ranks of each low-rank variant of a model; what no ranks can reach is left out."""
+    if not shares:
+        return {}
+    try:
+        with connected(task.device) if options.prune_by == "time" else nullcontext() as device:
+            choices = RankChoices(model, prices=prices_of(device) if device else None)
+    except ModelError as error:
+        warn(f"low-rank variants are left out: {error}")
+        return {}
+    found = {}
+    for share in shares:
+        try:
+            found[f"lowrank-{share:g}"] = choices.within(share).ranks
+        except ModelError as error:
+            warn(f"lowrank-{share:g} is left out: {error}")
+    return found
 
 
 def _dropped(task: Task, options: GridOptions) -> dict[str, tuple[str, ...]]:
