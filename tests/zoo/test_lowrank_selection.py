@@ -20,8 +20,8 @@ from zoo.lowrank.selection import Options, select, undominated
 Numbers = npt.NDArray[np.float64]
 
 WHOLE_NUMBERS = st.integers(0, 12).map(float)
-ANY = st.floats(0, 100) | WHOLE_NUMBERS
-WORTHS = st.floats(-20, 0) | st.integers(-5, 0).map(float)
+ANY = st.floats(2**-10, 100, width=32) | WHOLE_NUMBERS
+WORTHS = st.floats(-20, -(2**-10), width=32) | st.integers(-5, 0).map(float)
 
 
 def layers_of(costs: st.SearchStrategy[float]) -> st.SearchStrategy[list[Options]]:

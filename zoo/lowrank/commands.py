@@ -62,19 +62,22 @@ def decompose_model(
 def _print(report: Report) -> None:
     unit = _UNITS[report.unit]
     rows = [
-        (layer.name, layer.ranks or "whole", _share(layer.energy), _number(layer.before), _number(layer.after))
+        (
+            layer.name,
+            layer.ranks or "whole",
+            "\n".join("×".join(map(str, shape)) for shape in layer.shapes),
+            f"{layer.energy:.3f}",
+            _number(layer.before),
+            _number(layer.after),
+        )
         for layer in report.layers
     ]
-    rows.append(("all else", "", "", _number(report.rest), _number(report.rest)))
-    rows.append(("together", f"{report.ratio:.2f}× as fast", "", _number(report.before), _number(report.after)))
-    print_table(report.model, ("layer", "ranks", "kept energy", f"{unit} before", "after"), rows)
+    rows.append(("all else", "", "", "", _number(report.rest), _number(report.rest)))
+    rows.append(("together", f"{report.ratio:.2f}× as fast", "", "", _number(report.before), _number(report.after)))
+    print_table(report.model, ("layer", "ranks", "kernels", "kept energy", f"{unit} before", "after"), rows)
     note(f"parameters: {report.parameters_before:,} before, {report.parameters_after:,} after")
     for name, accuracy in report.accuracy.items():
         note(f"right on {accuracy:.1%} of the tune split {name}")
-
-
-def _share(share: float) -> str:
-    return f"{share:.3f}"
 
 
 def _number(cost: float) -> str:
