@@ -27,10 +27,11 @@ from profiling.statistics import Effort, paired_ratio, summarize
 from profiling.thermals import Clock, heat_up
 
 if TYPE_CHECKING:
-    from profiling.operators.table import OperatorTable
+    from profiling.operators.table import OperatorTable, TimeModels
 
 _RUNTIME_BYTES = 60 << 20  # of a process with LiteRT and NumPy, before it opens a model
 _MOST_AT_ONCE = 100  # each takes a few of the files that a process may have open
+_A_CALL = Effort(max_seconds=1.0)
 _FILE_COPIES = 4  # a model's memory in sizes of its file: the file, packed weights, activations
 
 Interrupt = Callable[[], None]
@@ -104,20 +105,29 @@ class LocalDevice:
 
     def operator_table(self, conditions: Conditions) -> OperatorTable:
         """The times of single operators here, from the cache or measured now."""
-        from profiling.operators.single import SIGNATURE
         from profiling.operators.table import kept_table
+
+        return kept_table(self.info().id, conditions, tool_versions(), *self.operator_timers(conditions))
+
+    def operator_timers(self, conditions: Conditions) -> tuple[TimeModels, Callable[[Path], float]]:
+        """What times models of single operators here, and what times one with handing it the input.
+
+        Raises:
+            DeviceError: ``conditions`` ask for what this machine has not.
+        """
+        from profiling.operators.single import SIGNATURE
         from profiling.operators.timing import in_child
 
         _check(conditions)
 
         def time_call(path: Path) -> float:
             target = Target("a call", path, SIGNATURE)
-            measured = self.measure([target], conditions=conditions, effort=Effort(max_seconds=1.0))
+            measured = self.measure([target], conditions=conditions, effort=_A_CALL)
             if why := measured.failures.get(target.name):
                 raise DeviceError(why)
             return measured.measurements[target.name].latency.p5_ms
 
-        return kept_table(self.info().id, conditions, tool_versions(), in_child(conditions, self._interrupt), time_call)
+        return in_child(conditions, self._interrupt), time_call
 
     def close(self) -> None:
         """Nothing is left to end."""

@@ -21,7 +21,7 @@ from fleetfoot.console import progress
 from fleetfoot.errors import ModelError, offer
 from zoo.backend import keras
 from zoo.batches import PREDICTION_BATCH, TrainingData
-from zoo.cost import uses
+from zoo.cost import Use, uses
 from zoo.finetune import recalibrate_batch_norm
 from zoo.graph import Call, calls, copy_layer, copy_weights, inlined, rebuild
 
@@ -48,30 +48,14 @@ class Block:
     replacement: str
 
 
-@dataclass(frozen=True)
-class Effect:
-    """What a network is without one of its blocks, before any fine-tuning.
-
-    Attributes:
-        name: of the block.
-        loss: cross-entropy on the tune split.
-        increase: by how much that is more than the loss of the whole network.
-        accuracy: on the tune split.
-        macs: the multiply-accumulates that go.
-    """
-
-    name: str
-    loss: float
-    increase: float
-    accuracy: float
-    macs: int
-
-
 def droppable_blocks(model: Any) -> dict[str, Block]:
     """The blocks of a network that can be left out, by name, in the order in which they end.
 
     They may lie in each other, as a convolution does in the arm of a sum. The layers of models inside the network are
     named as by ``zoo.graph.inlined``.
+
+    Raises:
+        ModelError: a convolution that works on sizes which the network leaves open.
     """
     return {name: cut.block for name, cut in _find_cuts(_Wiring(inlined(model))).items()}
 
@@ -80,7 +64,7 @@ def require_blocks(model: Any, count: int = 1) -> dict[str, Block]:
     """The blocks of a network that can be left out, as many as are wanted at least.
 
     Raises:
-        ModelError: there are fewer; of a network without any, it says why of every layer.
+        ModelError: there are fewer; of a network without any, it says why of every layer. Or sizes are left open.
     """
     blocks = {name: cut.block for name, cut in _require_cuts(_Wiring(inlined(model))).items()}
     if len(blocks) < count:
@@ -99,7 +83,7 @@ def drop_blocks(model: Any, names: Sequence[str]) -> Any:
         A new network, whose other layers have the weights that they had.
 
     Raises:
-        ModelError: no such block, or a network that has none.
+        ModelError: no such block, or a network that has none or leaves sizes open.
     """
     model = inlined(model)
     cuts = _require_cuts(_Wiring(model))
@@ -107,30 +91,6 @@ def drop_blocks(model: Any, names: Sequence[str]) -> Any:
         if name not in cuts:
             raise ModelError(_unknown(model, name, cuts))
     return _without(model, [cuts[name] for name in names])
-
-
-def rank_blocks(model: Any, data: TrainingData) -> list[Effect]:
-    """What the network is without each of its blocks alone, the least harmful first.
-
-    Batch-norm statistics are taken anew each time, also for the whole network, which they are compared with.
-
-    Args:
-        model: a network that answers with probabilities.
-        data: train inputs for the statistics, and the tune split to measure on.
-
-    Raises:
-        ModelError: a network without such blocks.
-    """
-    model = inlined(model)
-    cuts = _require_cuts(_Wiring(model))
-    whole = _measure(_without(model, []), data)
-    effects = []
-    with progress("leaving out each block", len(cuts)) as advance:
-        for name, cut in cuts.items():
-            loss, accuracy = _measure(_without(model, [cut]), data)
-            effects.append(Effect(name, loss, loss - whole.loss, accuracy, cut.block.macs))
-            advance(1)
-    return sorted(effects, key=lambda effect: effect.increase)
 
 
 def drop_least_harmful(model: Any, data: TrainingData, count: int) -> list[str]:
@@ -142,7 +102,7 @@ def drop_least_harmful(model: Any, data: TrainingData, count: int) -> list[str]:
         count: how many blocks to drop; of blocks that lie in each other, fewer may be all.
 
     Raises:
-        ModelError: there are fewer blocks.
+        ModelError: there are fewer blocks, or the network leaves sizes open.
     """
     model = inlined(model)
     cuts = _require_cuts(_Wiring(model))
@@ -157,7 +117,7 @@ def drop_least_harmful(model: Any, data: TrainingData, count: int) -> list[str]:
         with progress(f"choosing block {len(dropped) + 1} of {count}", len(left)) as advance:
             for name in left:
                 without = _without(model, [cuts[other] for other in (*dropped, name)])
-                losses[name] = _measure(without, data).loss
+                losses[name] = _loss(without, data)
                 advance(1)
         dropped.append(min(left, key=losses.__getitem__))
     return dropped
@@ -185,7 +145,7 @@ class _Wiring:
         self.ends = {id(tensor) for tensor in model.outputs}
         self.answering = _answering(model.outputs, self.maker)
         self._macs: Counter[str] = Counter()
-        for use in uses(model):
+        for use in _sized_uses(model):
             self._macs[use.layer] += use.size * use.times
 
     def lost(self, end: Any, source: Any) -> list[Call]:
@@ -208,6 +168,18 @@ class _Wiring:
                 seen.add(id(made))
                 wanted += self.maker[id(made)].inputs
         return False
+
+
+def _sized_uses(model: Any) -> list[Use]:
+    """The kernels of a network; where it leaves open what they work on, shapes do not tell its blocks."""
+    try:
+        return uses(model)
+    except ModelError as error:
+        shapes = " and ".join(str(tensor.shape[1:]) for tensor in model.inputs)
+        raise ModelError(
+            f"{model.name} takes inputs of any size, {shapes}, and which of its blocks keep shapes is seen at one size "
+            f"only: give it one, as keras.Sequential([keras.Input((224, 224, 3)), model]) does"
+        ) from error
 
 
 def _find_cuts(wiring: _Wiring) -> dict[str, _Cut]:
@@ -371,18 +343,10 @@ def _left_after(model: Any, cuts: Mapping[str, _Cut], dropped: Sequence[str]) ->
     return [name for name, cut in cuts.items() if name in there and name not in dropped]
 
 
-class _Quality(NamedTuple):
-    """How good a network's answers are."""
-
-    loss: float
-    accuracy: float
-
-
-def _measure(model: Any, data: TrainingData) -> _Quality:
-    """Cross-entropy and accuracy on the tune split, with batch-norm statistics of some train inputs."""
+def _loss(model: Any, data: TrainingData) -> float:
+    """Cross-entropy on the tune split, with batch-norm statistics of some train inputs."""
     some = np.sort(np.random.default_rng(0).permutation(data.train)[:_RECALIBRATION_EXAMPLES])
     recalibrate_batch_norm(model, dataclasses.replace(data, train=some))
     answers = np.concatenate([np.asarray(model(x, training=False)) for x, _ in data.tune_batches()])
     right = answers[np.arange(len(answers)), data.y_tune]
-    loss = -np.log(np.maximum(right, _LEAST_PROBABILITY, dtype=np.float64)).mean()
-    return _Quality(float(loss), float((answers.argmax(axis=1) == data.y_tune).mean()))
+    return float(-np.log(np.maximum(right, _LEAST_PROBABILITY, dtype=np.float64)).mean())

@@ -13,16 +13,15 @@ from fleetfoot.errors import ModelError, UsageError
 from profiling.device import Device
 from zoo.channels import ChannelGroup, Channels, Counter, analyse
 from zoo.importance import Values
-from zoo.latency import MOST_CACHED_BYTES, WidthTimes, calibrate, fast_widths, prices_of
+from zoo.latency import MOST_CACHED_BYTES, WidthGrid, WidthTimes, calibrate, fast_widths, prices_of
 
 Scores = Mapping[str, Values]
 """Per channel group, the importance of each of its channels."""
 
-Widths = dict[str, int]
-Grid = Mapping[str, Sequence[int]]
-"""Per channel group, the widths that it may have, ascending; the last is its whole size."""
+Widths = Mapping[str, int]
+"""Per channel group, how many of its channels stay."""
 
-Cost = Callable[[Mapping[str, int]], float]
+Cost = Callable[[Widths], float]
 """What a network costs with these widths of its channel groups."""
 
 Scope = Literal["global", "layer"]
@@ -72,7 +71,7 @@ def _grid(group: ChannelGroup, multiple: int | None) -> tuple[int, ...]:
     return (*range(least, group.size, multiple), group.size)
 
 
-def priced(channels: Channels, unit: Unit, device: Device | None = None) -> tuple[Grid, Cost]:
+def priced(channels: Channels, unit: Unit, device: Device | None = None) -> tuple[WidthGrid, Cost]:
     """The widths to choose from, and what they cost in a unit.
 
     Channels and multiply-accumulates go with multiples; time with the widths at which the device is fast, whose
@@ -87,7 +86,7 @@ def priced(channels: Channels, unit: Unit, device: Device | None = None) -> tupl
         ModelError: a network with nothing that can be cut.
         DeviceError: the device went away, or runs nothing at all.
     """
-    grid: Grid = width_grid(channels)
+    grid: WidthGrid = width_grid(channels)
     if unit == "channels":
         return grid, lambda widths: sum(widths.values())
     counter = Counter(channels)
@@ -103,7 +102,7 @@ def priced(channels: Channels, unit: Unit, device: Device | None = None) -> tupl
     return times.grid, times.ms
 
 
-def share_widths(grid: Grid, share: float) -> Widths:
+def share_widths(grid: WidthGrid, share: float) -> Widths:
     """The widths of the grid that are nearest to a share of each group's channels.
 
     Raises:
@@ -123,7 +122,7 @@ def check_share(share: float) -> None:
         raise UsageError(f"a keep ratio must be above 0 and at most 1, and {share:g} is not")
 
 
-def widths_within(grid: Grid, scores: Scores, cost: Cost, share: float, scope: Scope = "global") -> Widths:
+def widths_within(grid: WidthGrid, scores: Scores, cost: Cost, share: float, scope: Scope = "global") -> Widths:
     """The widths that lose least of the importance within a share of what the whole network costs.
 
     Args:
@@ -147,14 +146,14 @@ def widths_within(grid: Grid, scores: Scores, cost: Cost, share: float, scope: S
     return choose(grid, scores, cost, share * whole)
 
 
-def _alike(grid: Grid, scores: Scores, cost: Cost, limit: float) -> Widths:
+def _alike(grid: WidthGrid, scores: Scores, cost: Cost, limit: float) -> Widths:
     """The largest share of all groups alike that is within the limit."""
     ladder = [share_widths(grid, step / _SHARES) for step in range(1, _SHARES + 1)]
     within = [widths for widths in ladder if cost(widths) <= limit]
     return within[-1] if within else {name: widths[0] for name, widths in grid.items()}
 
 
-def _by_worth(grid: Grid, scores: Scores, cost: Cost, limit: float) -> Widths:
+def _by_worth(grid: WidthGrid, scores: Scores, cost: Cost, limit: float) -> Widths:
     """Narrows one group after another, each time the one that loses least for what it saves.
 
     What a step saves shrinks while others are taken, so a group's best step is looked for anew when its turn comes,
@@ -198,16 +197,18 @@ def _price(lost: float, saved: float) -> float:
     return lost / saved if saved > 0 else math.inf
 
 
-def _widened(grid: Grid, lost: Mapping[str, Mapping[int, float]], cost: Cost, limit: float, widths: Widths) -> Widths:
+def _widened(
+    grid: WidthGrid, lost: Mapping[str, Mapping[int, float]], cost: Cost, limit: float, widths: Widths
+) -> Widths:
     """The widths made wider again where the last steps left room, first what regains most."""
     wider = [(name, width) for name, choices in grid.items() for width in choices if width > widths[name]]
     for name, width in sorted(wider, key=lambda step: lost[step[0]][step[1]] - lost[step[0]][widths[step[0]]]):
-        if width > widths[name] and cost(widths | {name: width}) <= limit:
-            widths = widths | {name: width}
+        if width > widths[name] and cost({**widths, name: width}) <= limit:
+            widths = {**widths, name: width}
     return widths
 
 
-def keep_best(scores: Scores, widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+def keep_best(scores: Scores, widths: Widths) -> dict[str, tuple[int, ...]]:
     """Of each group that gets narrower, the indices of its most important channels, ascending."""
     return {
         name: tuple(int(index) for index in np.sort(np.argsort(-scores[name], kind="stable")[:width]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import answers, inputs_for, randomize, relative_difference, silenced
@@ -13,14 +14,24 @@ from zoo.channels import Counter, analyse, permute_model, slice_model
 from zoo.cost import count_macs
 from zoo.graph import compute_in
 
+any_draw = given(data=st.data(), seed=st.integers(0, 2**32 - 1))
+unhurried = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
-@given(data=st.data(), seed=st.integers(0, 2**32 - 1))
-@settings(
-    max_examples=int(os.environ.get("FLEETFOOT_RANDOM_NETWORKS", "8")),
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+
+@any_draw
+@settings(unhurried, max_examples=4)
 def test_any_network_is_reordered_and_cut_rightly(data: st.DataObject, seed: int) -> None:
+    assert_reordered_and_cut_rightly(data, seed)
+
+
+@pytest.mark.slow
+@any_draw
+@settings(unhurried, max_examples=int(os.environ.get("FLEETFOOT_RANDOM_NETWORKS", "32")))
+def test_many_networks_are_reordered_and_cut_rightly(data: st.DataObject, seed: int) -> None:
+    assert_reordered_and_cut_rightly(data, seed)
+
+
+def assert_reordered_and_cut_rightly(data: st.DataObject, seed: int) -> None:
     model = compute_in(random_network(data.draw), lambda layer: "float64")
     randomize(model, seed)
     channels = analyse(model)

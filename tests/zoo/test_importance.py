@@ -126,7 +126,7 @@ def test_every_channel_that_can_be_cut_has_an_importance(build: Callable[[], Any
 
 @every_network
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=2, deadline=None)
 def test_channels_in_another_order_keep_their_norms_and_scales(build: Callable[[], Any], seed: int) -> None:
     model = classifier(build, seed)
     orders = some_order(model, seed)
@@ -137,12 +137,13 @@ def test_channels_in_another_order_keep_their_norms_and_scales(build: Callable[[
 
 
 @every_network
-@pytest.mark.parametrize("criterion", OF_DATA)
-def test_channels_in_another_order_keep_what_data_say_of_them(build: Callable[[], Any], criterion: str) -> None:
+def test_channels_in_another_order_keep_what_data_say_of_them(build: Callable[[], Any]) -> None:
     model = classifier(build, 1)
     orders, data = some_order(model, 1), data_for(model)
-    expected = {name: values[orders[name]] for name, values in importance(model, criterion, data).items()}
-    assert_same(importance(permute_model(model, orders), criterion, data), expected)
+    permuted = permute_model(model, orders)
+    for criterion in OF_DATA:
+        expected = {name: values[orders[name]] for name, values in importance(model, criterion, data).items()}
+        assert_same(importance(permuted, criterion, data), expected)
 
 
 @every_criterion

@@ -115,7 +115,7 @@ def test_nothing_that_was_cut_would_still_fit(problem: Any, share: float) -> Non
         return
     for name, choices in grid.items():
         for width in choices:
-            assert width <= widths[name] or chain_cost(widths | {name: width}) > limit
+            assert width <= widths[name] or chain_cost({**widths, name: width}) > limit
 
 
 def test_what_matters_least_goes_first() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ def base() -> Any:
     model = keras.Model(inputs, keras.layers.Dense(10, activation="softmax", name="out")(x))
     randomize(model, 0)
     return model
+
+
+@pytest.fixture(scope="module")
+def data(digits: Dataset) -> TrainingData:
+    full = TrainingData.of(digits, split_indices(digits, 0))
+    return dataclasses.replace(full, train=full.train[:256], tune=full.tune[:128])
 
 
 def proposals(base: Any, **options: Any) -> list[Proposal]:
@@ -173,8 +180,7 @@ def test_an_unknown_criterion_is_refused_offering_the_nearest(base: Any) -> None
         proposals(base, criterion="tailor")
 
 
-def test_pruned_variants_take_the_shares_that_were_asked_for(base: Any, digits: Dataset) -> None:
-    data = TrainingData.of(digits, split_indices(digits, 0))
+def test_pruned_variants_take_the_shares_that_were_asked_for(digits: Dataset, data: TrainingData) -> None:
     model = ARCHITECTURES["digits-cnn"](digits.input, 10)
     for by in "macs", "channels":
         options = GridOptions(prune=(0.3, 0.6), prune_by=by, low_rank=(), subnetworks=(), quantize=())  # type: ignore[arg-type]
@@ -187,8 +193,7 @@ def test_pruned_variants_take_the_shares_that_were_asked_for(base: Any, digits: 
             assert share - 0.2 < (macs if by == "macs" else reached) <= share + 1e-9
 
 
-def test_blocks_are_dropped_the_least_harmful_first(digits: Dataset) -> None:
-    data = TrainingData.of(digits, split_indices(digits, 0))
+def test_blocks_are_dropped_the_least_harmful_first(digits: Dataset, data: TrainingData) -> None:
     model = ARCHITECTURES["resnet-8"](digits.input, 10)
     options = GridOptions(prune=(), low_rank=(), subnetworks=(), quantize=(), drop_blocks=(1, 2))
     _, one, two = make_strategy("grid", Task(model, data, order_file=""), options).propose()

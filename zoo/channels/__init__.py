@@ -18,7 +18,7 @@ from zoo.channels.analysis import (
     indices_of,
 )
 from zoo.channels.counting import Counter
-from zoo.channels.flow import Flow, Labels
+from zoo.channels.flow import Flow, Labels, Mask
 from zoo.channels.groups import ChannelGroup
 from zoo.channels.rules import rule
 from zoo.channels.slicing import kept_positions, permute_model, slice_model, take
@@ -30,6 +30,7 @@ __all__ = [
     "Flow",
     "Keep",
     "Labels",
+    "Mask",
     "Place",
     "analyse",
     "can_be_cut",

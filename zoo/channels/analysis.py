@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from fleetfoot.errors import ModelError, offer
-from zoo.channels.flow import FIXED, Flow, Labels, Positioned, Positions
+from zoo.channels.flow import FIXED, Counts, Flow, Labels, Mask, Positioned, Positions
 from zoo.channels.groups import ChannelGroup, find_groups
 from zoo.channels.rules import follow
 from zoo.graph import calls, inlined
@@ -51,6 +51,7 @@ class Channels:
     model: Any
     groups: Mapping[str, ChannelGroup]
     _flow: Flow
+    _labels: Mapping[int, Labels]
 
     @cached_property
     def cuttable(self) -> dict[str, ChannelGroup]:
@@ -72,7 +73,7 @@ class Channels:
 
     def places(self, name: str) -> Iterator[Place]:
         """Where the weights carry the channels of a group."""
-        index_of = np.full(len(self._flow.producers) + 1, -1)
+        index_of = np.full(len(self._number_of), -1)
         members = self.groups[name].members
         index_of[members] = np.arange(len(members))[:, np.newaxis]
         for layer, part in self._flow.parts.items():
@@ -83,19 +84,40 @@ class Channels:
                         reads: Literal["reads", "carries"] = "carries" if part.made is None else "reads"
                         yield Place(layer, weight, axis, channels, "makes" if labels is part.made else reads)
 
+    def labels(self, tensor: Any) -> Labels:
+        """The labels that one of the network's tensors carries."""
+        return self._labels[id(tensor)]
+
+    def carried(self, tensors: Iterable[Any]) -> tuple[str, ...]:
+        """The names of the groups that can be cut and whose channels some of the network's tensors carry."""
+        found = {int(number) for tensor in tensors for number in self.counts(self.labels(tensor)).nonzero()[0]}
+        return tuple(name for number, name in enumerate(self.groups) if number in found and name in self.cuttable)
+
+    def counts(self, labels: Labels) -> Counts:
+        """How many of some labels are of each group, in the order of ``groups``."""
+        return np.bincount(self._number_of[labels].ravel() + 1, minlength=len(self.groups) + 1)[1:]
+
+    def axes(self, layer: str) -> Mapping[str, Mapping[int, Labels]]:
+        """Which labels a layer's weights carry: weight → axis → labels."""
+        part = self._flow.parts.get(layer)
+        return part.weights if part else {}
+
+    def stays(self, keep: Keep) -> Mask:
+        """Which labels stay, by label; the last stands for what can never be cut.
+
+        Raises:
+            ModelError: an unknown or fixed group, or indices that it does not have.
+        """
+        stays: Mask = self._becomes(keep) != _DROPPED
+        return stays
+
     def positions(self, keep: Keep) -> Positioned:
         """Which positions of a row of labels stay, and in which order.
 
         Raises:
             ModelError: an unknown or fixed group, or indices that it does not have.
         """
-        becomes = np.arange(len(self._flow.producers) + 1)
-        becomes[FIXED] = FIXED
-        for name, chosen in keep.items():
-            indices = self._chosen(name, chosen)
-            members = self.groups[name].members
-            becomes[members] = _DROPPED
-            becomes[members[np.sort(indices)]] = members[indices]
+        becomes = self._becomes(keep)
 
         def positions(labels: Labels) -> Positions:
             stay = becomes[labels]
@@ -105,14 +127,32 @@ class Channels:
 
     def kept_axes(self, layer: str, positions: Positioned) -> dict[str, dict[int, Positions]]:
         """What stays of a layer's weights: weight → axis → positions."""
-        part = self._flow.parts.get(layer)
-        weights = part.weights if part else {}
-        return {weight: {axis: positions(labels) for axis, labels in axes.items()} for weight, axes in weights.items()}
+        weights = self.axes(layer).items()
+        return {weight: {axis: positions(labels) for axis, labels in axes.items()} for weight, axes in weights}
 
     def resized(self, layer: str, positions: Positioned) -> dict[str, Any]:
         """What changes in a layer's configuration."""
         part = self._flow.parts.get(layer)
         return part.resize(positions) if part else {}
+
+    @cached_property
+    def _number_of(self) -> Labels:
+        """By label, the number of its group in the order of ``groups``; -1 for what can never be cut, the last."""
+        numbers = np.full(len(self._flow.producers) + 1, -1)
+        for number, group in enumerate(self.groups.values()):
+            numbers[group.members] = number
+        return numbers
+
+    def _becomes(self, keep: Keep) -> Labels:
+        """By label, the one that takes its place."""
+        becomes = np.arange(len(self._number_of))
+        becomes[FIXED] = FIXED
+        for name, chosen in keep.items():
+            indices = self._chosen(name, chosen)
+            members = self.groups[name].members
+            becomes[members] = _DROPPED
+            becomes[members[np.sort(indices)]] = members[indices]
+        return becomes
 
     def _chosen(self, name: str, chosen: int | Sequence[int]) -> Positions:
         """The kept channels of a group as indices."""
@@ -145,7 +185,7 @@ def analyse(model: Any) -> Channels:
         labels |= {id(tensor): row for tensor, row in zip(call.outputs, outgoing, strict=True)}
     for tensor in model.outputs:
         flow.fix(labels[id(tensor)], "it is the network's answer")
-    return Channels(model, find_groups(flow), flow)
+    return Channels(model, find_groups(flow), flow, labels)
 
 
 def indices_of(chosen: int | Sequence[int]) -> Positions:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from fleetfoot.errors import ModelError, offer
 from zoo.channels.analysis import Channels, Keep, analyse, indices_of
+from zoo.channels.flow import Counts
 from zoo.cost import uses
-
-Sizes = npt.NDArray[np.int64]
 
 
 class Counter:
@@ -37,11 +35,9 @@ class Counter:
         row = {key: number for number, key in enumerate(self._shapes)}
         rank = max(map(len, self._shapes.values()), default=0)
         self._per_channel = np.zeros((len(row), rank, len(groups)), np.int64)
-        for name, number in self._number.items():
-            for place in self.channels.places(name):
-                key = place.layer, place.weight
-                axis = place.axis % len(self._shapes[key])
-                self._per_channel[row[key], axis, number] = (place.channels >= 0).sum() // groups[name].size
+        for (layer, weight), shape in self._shapes.items():
+            for axis, labels in self.channels.axes(layer).get(weight, {}).items():
+                self._per_channel[row[layer, weight], axis % len(shape)] = self.channels.counts(labels) // self._whole
         whole = np.array([shape + (1,) * (rank - len(shape)) for shape in self._shapes.values()], np.int64)
         self._rest = whole.reshape(len(row), rank) - self._per_channel @ self._whole
         self._times = np.zeros(len(row), np.int64)
@@ -80,12 +76,12 @@ class Counter:
         """
         return int(self._sizes(keep).prod(axis=1).sum())
 
-    def _sizes(self, keep: Keep) -> Sizes:
+    def _sizes(self, keep: Keep) -> Counts:
         """The size of each weight along each axis; 1 along those that it lacks."""
         widths = self._whole.copy()
         for name, chosen in keep.items():
             if name not in self._number:
                 raise ModelError(f"there is no channel group {name!r}: {offer(name, self._number)}")
             widths[self._number[name]] = len(indices_of(chosen))
-        sizes: Sizes = self._rest + self._per_channel @ widths
+        sizes: Counts = self._rest + self._per_channel @ widths
         return sizes

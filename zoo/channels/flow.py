@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 Labels = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
 Positions = npt.NDArray[np.intp]
 Positioned = Callable[[Labels], Positions]
 """Which positions of a row of labels stay, and in which order."""

@@ -6,9 +6,9 @@ model of its own (``prices``). What the network takes is their sum and that of t
 """
 
 from zoo.latency.calibration import MOST_CACHED_BYTES, calibrate
-from zoo.latency.lowering import Lowering, layer_operators
+from zoo.latency.lowering import Lowering
 from zoo.latency.prices import MeasuredPrices, PredictedPrices, Prices, prices_of
-from zoo.latency.widths import WidthTimes, fast_widths, worth_having
+from zoo.latency.widths import WidthGrid, WidthTimes, fast_widths, worth_having
 
 __all__ = [
     "MOST_CACHED_BYTES",
@@ -16,10 +16,10 @@ __all__ = [
     "MeasuredPrices",
     "PredictedPrices",
     "Prices",
+    "WidthGrid",
     "WidthTimes",
     "calibrate",
     "fast_widths",
-    "layer_operators",
     "prices_of",
     "worth_having",
 ]

@@ -13,10 +13,10 @@ from msgspec.structs import replace
 from profiling.operators.operator import Operator
 from zoo.architectures.grouped import GroupedConv2D
 from zoo.backend import keras
-from zoo.channels import Counter, Keep
+from zoo.channels import Counter
 from zoo.graph import Call, calls
 from zoo.latency import forms
-from zoo.latency.sizes import Sizes, Tracks
+from zoo.latency.sizes import Sizes
 
 layers = keras.layers
 
@@ -115,13 +115,14 @@ class Lowering:
         counter: the network's.
 
     Attributes:
+        channels: the network's analysis.
         pieces: the operators.
         left_out: names and types of the layers that no operator is known for, each once.
     """
 
     def __init__(self, counter: Counter) -> None:
         model = counter.channels.model
-        self.tracks = Tracks(counter.channels)
+        self.channels = counter.channels
         self.pieces: list[Piece] = []
         self.left_out: dict[str, str] = {}
         steps = list(calls(model))
@@ -132,15 +133,6 @@ class Lowering:
         for call in steps:
             source = self._lower(call)
             self._source |= {id(tensor): source for tensor in call.outputs}
-
-    def operators(self, keep: Keep, numbers: str = "float32") -> list[Operator]:
-        """The operators of a slice.
-
-        Raises:
-            ModelError: as ``zoo.channels.slice_model``, or a network with sizes left open.
-        """
-        sizes = self.tracks.sizes(keep)
-        return [piece.operator(sizes, numbers) for piece in self.pieces]
 
     def _lower(self, call: Call) -> Piece | None:
         """Adds the operators of a call.
@@ -252,20 +244,6 @@ class Lowering:
             return self._add(call, kind, forms.by_constant(kind, first))
         pieces = [self._add(call, kind, forms.of_two(kind, first, other, call.outputs[0])) for other in others]
         return pieces[-1]
-
-
-def layer_operators(counter: Counter, keep: Keep, numbers: str = "float32") -> list[Operator]:
-    """The LiteRT operators of a slice of a network; for many slices, make a ``Lowering`` once.
-
-    Args:
-        counter: the network's.
-        keep: for each group that changes, the indices of the kept channels, or how many of the first.
-        numbers: the number format inside, as ``profiling.operators.layers`` names it.
-
-    Raises:
-        ModelError: as ``zoo.channels.slice_model``, or a network with sizes left open.
-    """
-    return Lowering(counter).operators(keep, numbers)
 
 
 def _kind(layer: Any) -> Kind:

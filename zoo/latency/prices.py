@@ -13,20 +13,17 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from fleetfoot.console import note
-from fleetfoot.errors import DeviceError, NotAZooError, SchemaError
+from fleetfoot.errors import NotAZooError, SchemaError
 from fleetfoot.folders import cache_directory
 from profiling.device import Device
 from profiling.local import LocalDevice
 from profiling.operators.operator import Operator
 from profiling.operators.prediction import Predictor
-from profiling.operators.single import SIGNATURE, synthesize
+from profiling.operators.single import synthesize
 from profiling.operators.table import IDLE, OperatorTable, TimedOperator, TimeModels, measure_table, own_ms
-from profiling.operators.timing import in_child
-from profiling.profile import Conditions, Target, tool_versions
-from profiling.statistics import Effort
+from profiling.profile import Conditions, tool_versions
 
 _ANCHORS = 15
-_A_CALL = Effort(max_seconds=1.0)
 
 
 class Prices(Protocol):
@@ -169,15 +166,7 @@ def prices_of(device: Device, conditions: Conditions = Conditions()) -> Prices: 
     """
     if not isinstance(device, LocalDevice):
         return PredictedPrices(device.operator_table(conditions))
-
-    def time_call(path: Path) -> float:
-        target = Target("a call", path, SIGNATURE)
-        measured = device.measure([target], conditions=conditions, effort=_A_CALL)
-        if why := measured.failures.get(target.name):
-            raise DeviceError(why)
-        return measured.measurements[target.name].latency.p5_ms
-
-    return MeasuredPrices(device.info().id, conditions, tool_versions(), in_child(conditions), time_call)
+    return MeasuredPrices(device.info().id, conditions, tool_versions(), *device.operator_timers(conditions))
 
 
 def _spread(timings: Sequence[TimedOperator], count: int) -> list[TimedOperator]:

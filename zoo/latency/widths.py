@@ -15,6 +15,7 @@ from profiling.operators.operator import Operator
 from zoo.channels import Channels, Counter, Keep, indices_of
 from zoo.latency.lowering import Lowering, Piece
 from zoo.latency.prices import Prices
+from zoo.latency.sizes import Sizes
 
 MOST_OPERATORS = 4000
 """More different operators are not priced for one grid: measuring these takes minutes."""
@@ -27,8 +28,11 @@ GAIN = 0.01
 
 _MOST_COMBINATIONS = 50_000
 
-Widths = tuple[int, ...]
-Grid = dict[str, Widths]
+WidthGrid = Mapping[str, Sequence[int]]
+"""Per channel group, the widths that it may have, ascending."""
+
+Combination = tuple[int, ...]
+"""A width for each of some groups."""
 
 
 class _Part(NamedTuple):
@@ -36,7 +40,7 @@ class _Part(NamedTuple):
 
     piece: Piece
     groups: tuple[str, ...]
-    operators: dict[Widths, Operator]
+    operators: dict[Combination, Operator]
 
 
 class _Cost(NamedTuple):
@@ -87,7 +91,7 @@ class WidthTimes:
     def __init__(
         self,
         counter: Counter,
-        grid: Mapping[str, Sequence[int]],
+        grid: WidthGrid,
         prices: Prices,
         *,
         numbers: str = "float32",
@@ -98,7 +102,7 @@ class WidthTimes:
         self.grid, parts = _priceable(lowering, _checked(counter.channels, grid), self._full, numbers, most)
         own = prices.own_ms(operator for part in parts for operator in part.operators.values())
         self.call_ms = prices.call_ms
-        self._sums: dict[tuple[str, ...], dict[Widths, _Cost]] = {}
+        self._sums: dict[tuple[str, ...], dict[Combination, _Cost]] = {}
         self._calibration = _UNCALIBRATED
         for part in parts:
             sums = self._sums.setdefault(part.groups, dict.fromkeys(part.operators, _Cost(0.0, 0)))
@@ -119,14 +123,6 @@ class WidthTimes:
         costs = self._costs(keep).values()
         ms = self.call_ms + sum(cost.ms for cost in costs)
         return ms * self._calibration.factor(sum(cost.weight_bytes for cost in costs))
-
-    def group_ms(self, keep: Keep, name: str) -> float:
-        """What the operators that depend on a group's width take in a slice, by themselves.
-
-        Raises:
-            ModelError: a width that is not in the grid.
-        """
-        return sum(cost.ms for groups, cost in self._costs(keep).items() if name in groups)
 
     def calibrate(self, measured: Sequence[tuple[Keep, float]]) -> None:
         """Brings the times to those of some slices that were measured as a whole.
@@ -183,7 +179,7 @@ def fast_widths(
     step: int | None = None,
     gain: float = GAIN,
     numbers: str = "float32",
-) -> dict[str, Widths]:
+) -> dict[str, tuple[int, ...]]:
     """For each group the widths that are worth having, while the other groups stay as they are.
 
     Args:
@@ -224,7 +220,7 @@ def fast_widths(
     return found
 
 
-def worth_having(times: Mapping[int, float], gain: float = GAIN) -> Widths:
+def worth_having(times: Mapping[int, float], gain: float = GAIN) -> tuple[int, ...]:
     """The widths that no wider one makes needless, being as fast.
 
     Args:
@@ -245,8 +241,8 @@ def worth_having(times: Mapping[int, float], gain: float = GAIN) -> Widths:
 
 
 def _priceable(
-    lowering: Lowering, grid: Grid, full: Mapping[str, int], numbers: str, most: int
-) -> tuple[Grid, list[_Part]]:
+    lowering: Lowering, grid: WidthGrid, full: Mapping[str, int], numbers: str, most: int
+) -> tuple[WidthGrid, list[_Part]]:
     """The grid, thinned until it asks for few enough operators, and these."""
     while True:
         options = _options(full, grid)
@@ -259,24 +255,26 @@ def _priceable(
             raise UsageError(f"{len(grid)} groups with two widths each ask for too many operators: vary fewer at once")
         kept = {grid[name][0], *grid[name][::-2]}
         note(f"of group {name}, {len(kept)} widths instead of {len(grid[name])}, or there would be too many operators")
-        grid = grid | {name: tuple(sorted(kept))}
+        grid = {**grid, name: tuple(sorted(kept))}
 
 
-def _parts(lowering: Lowering, options: Mapping[str, Widths], numbers: str, of: str | None = None) -> list[_Part]:
+def _parts(lowering: Lowering, options: WidthGrid, numbers: str, of: str | None = None) -> list[_Part]:
     """All operators, or those that depend on one group, for all combinations of widths."""
     parts = []
     for piece in lowering.pieces:
-        groups = lowering.tracks.groups(piece.tensors)
+        groups = lowering.channels.carried(piece.tensors)
         if of is None or of in groups:
             combinations = product(*(options[name] for name in groups))
-            sizes = {widths: lowering.tracks.sizes(dict(zip(groups, widths, strict=True))) for widths in combinations}
-            operators = {widths: piece.operator(shapes, numbers) for widths, shapes in sizes.items()}
+            slices = {
+                widths: Sizes(lowering.channels, dict(zip(groups, widths, strict=True))) for widths in combinations
+            }
+            operators = {widths: piece.operator(sizes, numbers) for widths, sizes in slices.items()}
             parts.append(_Part(piece, groups, operators))
     return parts
 
 
-def _combinations(lowering: Lowering, options: Mapping[str, Widths]) -> int:
-    groups = (lowering.tracks.groups(piece.tensors) for piece in lowering.pieces)
+def _combinations(lowering: Lowering, options: WidthGrid) -> int:
+    groups = (lowering.channels.carried(piece.tensors) for piece in lowering.pieces)
     return sum(math.prod(len(options[name]) for name in names) for names in groups)
 
 
@@ -298,11 +296,11 @@ def _full_widths(channels: Channels) -> dict[str, int]:
     return {name: group.size for name, group in channels.groups.items()}
 
 
-def _options(full: Mapping[str, int], grid: Mapping[str, Widths]) -> dict[str, Widths]:
+def _options(full: Mapping[str, int], grid: WidthGrid) -> WidthGrid:
     return {name: (size,) for name, size in full.items()} | dict(grid)
 
 
-def _tried(size: int, step: int | None) -> Widths:
+def _tried(size: int, step: int | None) -> tuple[int, ...]:
     if step is None:
         step = 1
         while size // step > MOST_WIDTHS:
@@ -310,7 +308,7 @@ def _tried(size: int, step: int | None) -> Widths:
     return (*range(step, size, step), size)
 
 
-def _checked(channels: Channels, grid: Mapping[str, Sequence[int]]) -> Grid:
+def _checked(channels: Channels, grid: WidthGrid) -> WidthGrid:
     """The grid, widths ascending and each once."""
     for name, widths in grid.items():
         if not widths:
