@@ -90,7 +90,7 @@ def some_widths(model: Any) -> dict[str, int]:
     return {name: -(-group.size * 2 // (3 + n % 2)) for n, (name, group) in enumerate(cuttable_groups(model).items())}
 
 
-def operators_of(counter: Counter, keep: Keep, numbers: str = "float32") -> list[Operator]:
+def slice_operators(counter: Counter, keep: Keep, numbers: str = "float32") -> list[Operator]:
     sizes = Sizes(counter.channels, keep)
     return [piece.operator(sizes, numbers) for piece in Lowering(counter).pieces]
 
@@ -106,7 +106,7 @@ def test_the_operators_are_those_of_the_exported_slice(name: str, tmp_path: Path
     model = ARCHITECTURES[name](image(32), 10)
     randomize(model, 0)
     keep = some_widths(model)
-    ours, theirs = operators_of(Counter(model), keep), exported(slice_model(model, keep), tmp_path)
+    ours, theirs = slice_operators(Counter(model), keep), exported(slice_model(model, keep), tmp_path)
     assert weighted(ours)
     assert Tally(ours) == Tally(theirs)
 
@@ -117,7 +117,7 @@ def test_gates_and_groups_are_lowered_as_the_converter_does(name: str, tmp_path:
     model = ARCHITECTURES[name](image(32), 10)
     randomize(model, 0)
     keep = some_widths(model)
-    ours, theirs = operators_of(Counter(model), keep), exported(slice_model(model, keep), tmp_path)
+    ours, theirs = slice_operators(Counter(model), keep), exported(slice_model(model, keep), tmp_path)
     assert weighted(ours) == weighted(theirs)
     assert Tally(operator.kind for operator in ours) == Tally(operator.kind for operator in theirs)
 
@@ -126,7 +126,7 @@ def test_gates_and_groups_are_lowered_as_the_converter_does(name: str, tmp_path:
 def test_every_form_of_network_has_the_operators_of_its_file(name: str, tmp_path: Path) -> None:
     model = NETWORKS[name].random(0)
     keep = some_widths(model)
-    ours, theirs = operators_of(Counter(model), keep), exported(slice_model(model, keep), tmp_path)
+    ours, theirs = slice_operators(Counter(model), keep), exported(slice_model(model, keep), tmp_path)
     assert weighted(ours) == weighted(theirs)
     assert Tally(operator.kind for operator in ours) == Tally(operator.kind for operator in theirs)
 
@@ -146,7 +146,7 @@ def odd_forms() -> Any:
 def test_odd_forms_have_the_operators_of_their_file(tmp_path: Path) -> None:
     model = odd_forms()
     randomize(model, 0)
-    ours = operators_of(Counter(model), some_widths(model))
+    ours = slice_operators(Counter(model), some_widths(model))
     theirs = exported(slice_model(model, some_widths(model)), tmp_path)
     assert weighted(ours) == weighted(theirs)
     assert Tally(operator.kind for operator in ours) == Tally(operator.kind for operator in theirs)
@@ -160,7 +160,7 @@ def test_what_no_operator_is_known_for_is_named() -> None:
 
 
 def test_operators_are_in_the_number_format_that_is_asked_for() -> None:
-    (first, *_) = operators_of(chain_counter(), {"a": 3}, "int8")
+    (first, *_) = slice_operators(chain_counter(), {"a": 3}, "int8")
     assert (first.numbers, first.outputs[0].shape) == ("int8", (1, 6, 6, 3))
 
 
@@ -168,7 +168,7 @@ def test_times_are_those_of_the_operators_and_of_the_call() -> None:
     counter = chain_counter()
     times = WidthTimes(counter, {"a": (2, 4, 6), "b": (5, 1)}, Listed())
     for keep in ({}, {"a": 2}, {"a": 4, "b": 1}, {"b": 5, "hidden": 7}):
-        expected = 0.5 + sum(staircase_ms(operator) for operator in operators_of(counter, keep))
+        expected = 0.5 + sum(staircase_ms(operator) for operator in slice_operators(counter, keep))
         assert times.ms(keep) == pytest.approx(expected)
     assert times.ms({"a": [5, 0], "b": (3,)}) == times.ms({"a": 2, "b": 1})
     assert times.grid == {"a": (2, 4, 6), "b": (1, 5)}
@@ -249,7 +249,7 @@ def test_a_network_with_sizes_left_open_is_refused() -> None:
     x = layers.Dense(4, name="a")(layers.GlobalAveragePooling2D()(inputs))
     model = keras.Model(inputs, layers.Dense(2, name="out")(x))
     with pytest.raises(ModelError, match="no fixed shape"):
-        operators_of(Counter(model), {})
+        slice_operators(Counter(model), {})
 
 
 def stairs() -> Counter:

@@ -6,7 +6,7 @@ model of its own (``prices``). What the network takes is their sum and that of t
 """
 
 from zoo.latency.calibration import MOST_CACHED_BYTES, calibrate
-from zoo.latency.lowering import Lowering
+from zoo.latency.lowering import Lowering, operators_of
 from zoo.latency.prices import MeasuredPrices, PredictedPrices, Prices, prices_of
 from zoo.latency.widths import WidthGrid, WidthTimes, fast_widths, worth_having
 
@@ -20,6 +20,7 @@ __all__ = [
     "WidthTimes",
     "calibrate",
     "fast_widths",
+    "operators_of",
     "prices_of",
     "worth_having",
 ]

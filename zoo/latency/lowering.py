@@ -246,6 +246,21 @@ class Lowering:
         return pieces[-1]
 
 
+def operators_of(model: Any, numbers: str = "float32") -> list[Operator]:
+    """The LiteRT operators of a network as it is.
+
+    Args:
+        model: a functional or sequential model.
+        numbers: the number format inside, as ``profiling.operators.layers`` names it.
+
+    Raises:
+        ModelError: a network with sizes left open.
+    """
+    lowering = Lowering(Counter(model))
+    sizes = Sizes(lowering.channels, {})
+    return [piece.operator(sizes, numbers) for piece in lowering.pieces]
+
+
 def _kind(layer: Any) -> Kind:
     return type(layer) if isinstance(layer, keras.layers.Layer) else type(layer).__name__
 

@@ -9,9 +9,8 @@ from typing import Any
 from fleetfoot.errors import ModelError
 from profiling.operators.operator import Operator
 from zoo.backend import keras
-from zoo.channels import Counter, analyse
 from zoo.graph import Call, calls, copy_layer
-from zoo.latency import Prices, layer_operators
+from zoo.latency import Prices, operators_of
 from zoo.lowrank.forms import Part, Where, new_layers, parts, schemes_for
 from zoo.recipe import LayerRank
 
@@ -65,7 +64,7 @@ def network_ms(model: Any, prices: Prices) -> float:
         ModelError: a size that the network leaves open.
         DeviceError: the device went away, or runs nothing at all.
     """
-    operators = layer_operators(Counter(analyse(model)), {})
+    operators = operators_of(model)
     own = prices.own_ms(operators)
     return prices.call_ms + sum(own.get(operator, 0.0) for operator in operators)
 
@@ -95,4 +94,4 @@ def _operators(call: Call, way: LayerRank | None) -> list[Operator]:
     tensor = inputs
     for layer in new_layers(call.layer, way) if way else [copy_layer(call.layer)]:
         tensor = layer(tensor)
-    return layer_operators(Counter(analyse(keras.Model(inputs, tensor))), {})
+    return operators_of(keras.Model(inputs, tensor))
