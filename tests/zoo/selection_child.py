@@ -40,7 +40,9 @@ def kept(spectrum: str, count: int, random: np.random.Generator, decay: float) -
     return energy
 
 
-def convolution(spectrum: str, channels: int, filters: int, size: int, random: np.random.Generator, decay: float) -> Any:
+def convolution(
+    spectrum: str, channels: int, filters: int, size: int, random: np.random.Generator, decay: float
+) -> Any:
     """Worth and cost of all ranks as spatial, channel and Tucker, and of the whole."""
     worth, cost = [np.zeros(1)], [np.full(1, 9.0 * channels * filters)]
     for full, each in ((3 * min(channels, filters), 3 * (channels + filters)), (filters, 9 * channels + filters)):

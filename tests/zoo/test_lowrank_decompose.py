@@ -111,7 +111,9 @@ def test_other_layers_are_exact_at_full_rank_by_all_schemes(layer: Any, shape: t
 
 @pytest.mark.parametrize("scheme", ["spatial", "channel", "tucker"])
 def test_channels_first_stays_so(scheme: Scheme) -> None:
-    model = single(layers.Conv2D(6, 3, strides=2, padding="same", data_format="channels_first", name="layer"), (4, 9, 8))
+    model = single(
+        layers.Conv2D(6, 3, strides=2, padding="same", data_format="channels_first", name="layer"), (4, 9, 8)
+    )
     decomposed = decompose(model, {"layer": full(model.get_layer("layer"), scheme)})
     assert decomposed.output_shape == model.output_shape
     assert {layer.data_format for layer in decomposed.layers if layer.weights} == {"channels_first"}
@@ -164,7 +166,12 @@ def test_sequential_models_and_models_inside() -> None:
     randomize(nested.get_layer("inside"), 0)
     check_exact(nested, all_full(nested))
     sequential = keras.Sequential(
-        [keras.Input((8, 8, 3), name="input"), layers.Conv2D(6, 3, name="a"), layers.Flatten(), layers.Dense(4, name="b")]
+        [
+            keras.Input((8, 8, 3), name="input"),
+            layers.Conv2D(6, 3, name="a"),
+            layers.Flatten(),
+            layers.Dense(4, name="b"),
+        ]
     )
     randomize(sequential, 0)
     check_exact(sequential, all_full(sequential))
@@ -173,7 +180,8 @@ def test_sequential_models_and_models_inside() -> None:
 def test_an_input_without_a_name_of_its_own_is_no_hindrance() -> None:
     inputs = keras.Input((7,))
     model = keras.Model(inputs, layers.Dense(5, name="layer")(inputs))
-    check_exact(model, ranks("dense", 5))
+    x = inputs_for(model)
+    assert relative_difference(answers(decompose(model, ranks("dense", 5)), x), answers(model, x)) < 1e-5
 
 
 def test_no_ranks_change_nothing() -> None:
@@ -264,7 +272,7 @@ def test_a_kernel_of_zeros_has_a_rank_too() -> None:
     assert relative_difference(answers(decompose(model, ranks("spatial", 3, "a")), x), answers(model, x)) < 1e-5
 
 
-class OwnConvolution(layers.Conv2D):  # type: ignore[misc]
+class OwnConvolution(keras.layers.Conv2D):  # type: ignore[misc]
     """May compute anything."""
 
 
@@ -304,10 +312,10 @@ def mixed() -> Any:
     ("chosen", "message"),
     [
         (ranks("spatial", 8, "frist"), "mixed has no layer 'frist': .*first"),
-        (ranks("channel", 2, "depthwise"), "layer depthwise is a DepthwiseConv2D, which cannot be decomposed"),
-        (ranks("channel", 2, "transposed"), "layer transposed is a Conv2DTranspose, which cannot be decomposed"),
-        (ranks("channel", 2, "own"), "layer own is a OwnConvolution, which cannot be decomposed"),
-        (ranks("channel", 2, "input"), "layer input is a InputLayer, which cannot be decomposed"),
+        (ranks("channel", 2, "depthwise"), "layer depthwise is of type DepthwiseConv2D, which cannot be decomposed"),
+        (ranks("channel", 2, "transposed"), "layer transposed is of type Conv2DTranspose, which cannot be decomposed"),
+        (ranks("channel", 2, "own"), "layer own is of type OwnConvolution, which cannot be decomposed"),
+        (ranks("channel", 2, "input"), "layer input is of type InputLayer, which cannot be decomposed"),
         (ranks("dense", 8, "first"), "layer first is decomposed as spatial or channel or tucker, not as dense"),
         (ranks("spatial", 8, "point"), "layer point is decomposed as channel, not as spatial"),
         (ranks("tucker", (8, 8), "out"), "layer out is decomposed as dense, not as tucker"),

@@ -57,13 +57,15 @@ def product(kernels: Sequence[Kernel], scheme: Scheme) -> Array:
     """The kernel that does what the kernels do one after the other."""
     if scheme == "spatial":
         first, last = kernels
-        return np.einsum("hxcr,ywrn->hwcn", first, last)
+        made: Array = np.einsum("hxcr,ywrn->hwcn", first, last)
+        return made
     if scheme == "tucker":
         first, core, last = kernels
         into, out = first.reshape(first.shape[-2:]), last.reshape(last.shape[-2:])
-        return np.einsum("cr,...rs,sn->...cn", into, core, out)
+        made = np.einsum("cr,...rs,sn->...cn", into, core, out)
+        return made
     first, last = kernels
-    made: Array = first @ last.reshape(last.shape[-2:])
+    made = first @ last.reshape(last.shape[-2:])
     return made
 
 
@@ -132,9 +134,7 @@ def test_no_kernels_of_a_rank_are_nearer(scheme: Scheme, shape: tuple[int, ...],
 
 @cases
 @pytest.mark.parametrize("seen", [False, True], ids=["weights", "responses"])
-def test_more_rank_keeps_more_energy_and_the_full_rank_all(
-    scheme: Scheme, shape: tuple[int, ...], seen: bool
-) -> None:
+def test_more_rank_keeps_more_energy_and_the_full_rank_all(scheme: Scheme, shape: tuple[int, ...], seen: bool) -> None:
     kept = kept_energy(a_kernel(shape), scheme, some_patches(shape) if seen else None)
     full = full_rank(shape, scheme)
     assert kept.shape == (full if isinstance(full, tuple) else (full,))

@@ -55,20 +55,20 @@ def check_best(layers: list[Options], limit: float) -> None:
 
 
 @given(layers=layers_of(WHOLE_NUMBERS), limit=st.integers(0, 60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_choice_is_the_best_of_all_with_whole_numbers_and_ties(layers: list[Options], limit: int) -> None:
     check_best(layers, float(limit))
 
 
 @given(layers=layers_of(ANY), part=st.floats(0, 1.2))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_choice_is_the_best_of_all_with_any_costs(layers: list[Options], part: float) -> None:
     least, most = (sum(float(end(layer.cost)) for layer in layers) for end in (np.min, np.max))
     check_best(layers, least + part * (most - least))
 
 
 @given(layers=layers_of(ANY), data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_what_costs_exactly_the_limit_is_within(layers: list[Options], data: st.DataObject) -> None:
     check_best(layers, float(data.draw(st.sampled_from(all_choices(layers)[1].tolist()))))
 
@@ -122,7 +122,11 @@ CHILD = Path(__file__).with_name("selection_child.py")
 @pytest.mark.parametrize("spectrum", ["flat", "exponential", "power", "random"])
 def test_a_network_like_vgg_16_takes_less_than_a_second_and_200_mb(spectrum: str) -> None:
     done = subprocess.run(
-        [sys.executable, str(CHILD), selection.__file__, spectrum], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, str(CHILD), selection.__file__, spectrum],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     measured = json.loads(done.stdout)
     assert measured["layers"] == 16
