@@ -263,7 +263,7 @@ def summary(data: TrainingData) -> dict[str, Any]:
         "torch_pruning": {
             name.removeprefix("peer-"): [
                 {key: answer[key] for key in ("macs", "parameters", "before", "accuracy")}
-                for answer in CACHE.by_seed(name)
+                for answer in CACHE.by_seed(name).values()
             ]
             for name in peers
         },
@@ -274,18 +274,16 @@ def summary(data: TrainingData) -> dict[str, Any]:
 def row(target: str) -> dict[str, Any]:
     """One target: accuracies by seed, and how much better than alone, with its paired 95 % interval."""
     widths, tuned, alone = (CACHE.by_seed(f"{made}-{target}") for made in ("widths", "pruned", "alone"))
-    right_after, right_alone = (np.array([answer["right"] for answer in answers], float) for answers in (tuned, alone))
-    count = min(len(right_after), len(right_alone))
-    gain = right_after[:count] - right_alone[:count]
-    images = right_after.shape[1]
+    gain = np.array([np.array(tuned[seed]["right"], float) - alone[seed]["right"] for seed in tuned])
+    images = gain.shape[1]
     return {
-        "macs": [chosen["macs"] for chosen in widths],
-        "parameters": [chosen["parameters"] for chosen in widths],
-        "widths": [{name: kept["width"] for name, kept in chosen["groups"].items()} for chosen in widths],
-        "before_fine_tuning": [answer["before"] / images for answer in tuned],
-        "recalibrated": [answer["recalibrated"] / images for answer in tuned],
-        "accuracy": right_after.mean(axis=1).tolist(),
-        "trained_alone": right_alone.mean(axis=1).tolist(),
+        "macs": [chosen["macs"] for chosen in widths.values()],
+        "parameters": [chosen["parameters"] for chosen in widths.values()],
+        "widths": [{name: kept["width"] for name, kept in chosen["groups"].items()} for chosen in widths.values()],
+        "before_fine_tuning": [answer["before"] / images for answer in tuned.values()],
+        "recalibrated": [answer["recalibrated"] / images for answer in tuned.values()],
+        "accuracy": [statistics.fmean(answer["right"]) for answer in tuned.values()],
+        "trained_alone": [statistics.fmean(answer["right"]) for answer in alone.values()],
         "gain_over_alone": float(gain.mean()),
         "gain_interval": bootstrap_interval(gain.mean(axis=0)),
     }

@@ -41,7 +41,7 @@ class Cache:
     def once(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What was made under a key, now or in an earlier run."""
         path = self._path(key)
-        if not path.exists():
+        if not self.has(key):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(path, msgspec.json.encode(make()))
             print(f"made {key}", file=sys.stderr, flush=True)
@@ -51,9 +51,13 @@ class Cache:
         """What was made under a key."""
         return msgspec.json.decode(self._path(key).read_bytes(), type=dict[str, Any])
 
-    def by_seed(self, name: str) -> list[dict[str, Any]]:
-        """What was made under a name, for each seed that it was made for, in their order."""
-        return [self.read(f"{name}-{seed}") for seed in SEEDS if self._path(f"{name}-{seed}").exists()]
+    def has(self, key: str) -> bool:
+        """Whether something was made under a key."""
+        return self._path(key).exists()
+
+    def by_seed(self, name: str) -> dict[int, dict[str, Any]]:
+        """What was made under a name, for each seed that it was made for."""
+        return {seed: self.read(f"{name}-{seed}") for seed in SEEDS if self.has(f"{name}-{seed}")}
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.json"

@@ -227,4 +227,8 @@ def _read_config(context: click.Context, _parameter: click.Parameter, path: Path
     named = {str(name).replace("_", "-"): _as_typed(value) for name, value in options.items()}
     if unknown := sorted(named.keys() - known.keys()):
         raise click.UsageError(f"{path} has options that {context.info_name} does not know: {unknown}")
-    context.default_map = {str(known[name]): value for name, value in named.items()}
+    several = {parameter.name for parameter in context.command.params if getattr(parameter, "multiple", False)}
+    context.default_map = {
+        str(known[name]): [value] if known[name] in several and isinstance(value, str) else value
+        for name, value in named.items()
+    }

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from zoo.augment import augment
 from zoo.backend import keras
-from zoo.datasets import Dataset, Indices, Split
+from zoo.datasets import Dataset, Indices, Split, spread
 
 SMALL_BATCH, LARGE_BATCH = 32, 64
 _LARGE_DATA = 10_000
@@ -55,8 +55,8 @@ class TrainingData:
 
     def some_inputs(self, count: int) -> Array:
         """Raw inputs of the train split, that many at most, spread over it."""
-        places = np.linspace(0, len(self.train) - 1, min(count, len(self.train))).astype(np.int64)
-        return self.dataset.x[self.train[places]]
+        inputs: Array = self.dataset.x[spread(self.train, count)]
+        return inputs
 
     @property
     def batch(self) -> int:

@@ -19,10 +19,10 @@ from zoo.blocks import drop_blocks
 from zoo.catalog import Variant
 from zoo.channels import permute_model, slice_model
 from zoo.cost import count_macs, peak_activation_bytes
+from zoo.datasets import spread
 from zoo.export import export, parity, predict
 from zoo.finetune import FINE_TUNING_RATE, cut_rate, recalibrate_batch_norm, train
-from zoo.lowrank import decompose, refine
-from zoo.quantize import spread
+from zoo.lowrank import FITTING_INPUTS, decompose, refine
 from zoo.recipe import Recipe
 from zoo.search.journal import Trial
 from zoo.search.strategy import Proposal
@@ -32,7 +32,6 @@ UNFINISHED = "unfinished"
 """Where trainings are kept while they run, so that they can go on after a kill."""
 _BYTES_PER_ACTIVATION = {None: 4, "int8": 1, "dynamic": 4, "float16": 4}
 _PARITY_INPUTS = 256
-_FITTING_INPUTS = 512
 
 
 class Bench(NamedTuple):
@@ -126,7 +125,7 @@ def _decomposed(bench: Bench, recipe: Recipe) -> Any:
     if whole is not bench.base:
         recalibrate_batch_norm(whole, bench.data)
     network = decompose(whole, recipe.ranks)
-    refine(whole, network, recipe.ranks, bench.data.some_inputs(_FITTING_INPUTS), recipe.training.seed)
+    refine(whole, network, recipe.ranks, bench.data.some_inputs(FITTING_INPUTS), recipe.training.seed)
     return network
 
 

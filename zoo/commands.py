@@ -1,4 +1,4 @@
-"""The commands ``build-zoo``, ``profile-zoo`` and ``inspect-zoo``."""
+"""The commands ``build-zoo``, ``profile-zoo``, ``decompose-model`` and ``inspect-zoo``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from fleetfoot.console import CountList, NumberList, Size, WordList, command, note, print_json, print_table, warn
 from fleetfoot.errors import DamagedFileError, SchemaError
@@ -17,6 +18,7 @@ from zoo.catalog import Manifest, Variant, Zoo
 from zoo.profiles import DeviceProfiles, profile_on
 
 if TYPE_CHECKING:
+    from zoo.lowrank.report import Report
     from zoo.record import BuildOptions
 
 
@@ -39,7 +41,8 @@ _GRID = (
 @click.option("--prune", type=NumberList(), default="0.25,0.5", show_default=True, metavar="R,…",
               help="Shares of the base model that pruned variants keep.")  # fmt: skip
 @click.option("--prune-by", type=click.Choice(["macs", "time", "channels"]), default="macs", show_default=True,
-              help="What they, and low-rank ones, are shares of: MACs, time on --device, or channels.")  # fmt: skip
+              help="What they are shares of: MACs, time on --device, or channels; low-rank ones by "
+              "MACs or time.")  # fmt: skip
 @click.option("--criterion", default="taylor", show_default=True, metavar="NAME", help="By which channels are "
               "important: taylor, l1, l2, bn-scale, activation or random.")  # fmt: skip
 @click.option("--scope", type=click.Choice(["global", "layer"]), default="global", show_default=True,
@@ -135,6 +138,50 @@ def _print_device(zoo: Zoo, made: DeviceProfiles) -> None:
             for name, there in made.accuracy.items()
         ]
         print_table("test accuracy on the device", ["variant", "there", "against here, points"], rows)
+
+
+@command("decompose-model", example="decompose-model model.keras --ratio 2 --out smaller.keras")
+@click.argument("model", metavar="MODEL")
+@click.option("--out", type=click.Path(path_type=Path), help="The model to write: a .keras or .tflite file.")
+@click.option("--ratio", type=float, metavar="R", help="How many times as fast, by --cost: ranks are chosen for it and "
+              "written beside OUT.")  # fmt: skip
+@click.option("--layer", "lines", multiple=True, metavar="NAME=K", help="The rank of a layer; also NAME=SCHEME:K, "
+              "NAME=tucker:RxS. A --config FILE can hold them all.")  # fmt: skip
+@click.option("--scheme", type=click.Choice(["auto", "spatial", "channel", "tucker"]), default="auto",
+              show_default=True, help="What convolutions are decomposed as; auto takes for each what keeps most, and "
+              "the first it can have where --layer names a rank alone.")  # fmt: skip
+@click.option("--cost", type=click.Choice(["macs", "latency"]), default="macs", show_default=True,
+              help="What a ratio is of: multiply-accumulates, or time on --device.")  # fmt: skip
+@click.option("--device", default="local", show_default=True, help="Where latency is measured.")
+@click.option("--data", help="Inputs that kernels are fitted to, and fine-tuned on, as build-zoo takes them.")
+@click.option("--finetune-epochs", type=click.IntRange(0), default=0, show_default=True,
+              help="Epochs of fine-tuning on --data, with the whole network as teacher.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True,
+              help="Of the data's splits and of all training.")  # fmt: skip
+@click.option("--custom-objects", metavar="MODULE", help="The module that registers the model's own layers.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT, and the ranks beside it.")
+@click.option("--dry-run", is_flag=True, help="Say what the ranks would come to, and write nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+@click.pass_context
+def decompose_model(
+    context: click.Context, /, out: Path | None, lines: tuple[str, ...], dry_run: bool, as_json: bool, **asked: Any
+) -> None:
+    """Makes layers of one network low-rank: each becomes two or three that together take less.
+
+    Give either how many times as fast the network is to be, or the ranks of its layers. MODEL is a .keras or .h5
+    file, a SavedModel directory, or package.module:function.
+    """
+    if out is None and not dry_run:
+        raise click.UsageError("say where to write the model with --out FILE, or give --dry-run")
+    from zoo.lowrank.pipeline import Request, decompose_as_asked
+
+    named = context.get_parameter_source("lines") is not ParameterSource.DEFAULT  # a file may name no layer at all
+    request = Request(out=None if dry_run else out, lines=lines if named else None, **asked)
+    report = decompose_as_asked(request).report
+    if as_json:
+        print_json(msgspec.json.encode(report))
+    else:
+        _print_report(report)
 
 
 @command("inspect-zoo", example="inspect-zoo my-zoo --verify")
@@ -244,3 +291,32 @@ def _print_forecast(options: BuildOptions, as_json: bool) -> None:
     size = sum(line.size for line in lines) / 1e6
     print_table(f"would make {len(lines)} variants, {size:.1f} MB, in about {total / 60:.1f} minutes",
                 ["variant", "MACs", "parameters", "size", "time"], rows)  # fmt: skip
+
+
+def _print_report(report: Report) -> None:
+    unit = {"macs": "MACs", "latency": "ms"}[report.unit]
+    rows = [
+        (
+            layer.name,
+            layer.ranks or "whole",
+            "\n".join("×".join(map(str, shape)) for shape in layer.shapes),
+            f"{layer.energy:.3f}",
+            _cost(layer.before),
+            _cost(layer.after),
+        )
+        for layer in report.layers
+    ]
+    faster = f"{report.ratio:.2f}× as fast" if report.ratio else ""
+    rows.append(("all else", "", "", "", _cost(report.rest), _cost(report.rest)))
+    rows.append(("together", faster, "", "", _cost(report.before), _cost(report.after)))
+    print_table(report.model, ("layer", "ranks", "kernels", "kept energy", f"{unit} before", "after"), rows)
+    note(f"parameters: {report.parameters_before:,} before, {report.parameters_after:,} after")
+    for name, accuracy in report.accuracy.items():
+        note(f"right on {accuracy:.1%} of the tune split {name}")
+
+
+def _cost(cost: float | None) -> str:
+    """Multiply-accumulates in full, milliseconds to four digits."""
+    if cost is None:
+        return "?"
+    return f"{cost:,.0f}" if cost >= 1000 else f"{cost:.4g}"

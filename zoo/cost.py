@@ -73,8 +73,17 @@ def _uses(call: Call) -> Iterator[Use]:
 
 def _use(layer: Any, weight: str, tensor: Any) -> Use:
     """One use of each element of the weight per position of the tensor."""
+    return Use(layer.name, weight, math.prod(getattr(layer, weight).shape), math.prod(positions(layer, tensor)))
+
+
+def positions(layer: Any, tensor: Any) -> tuple[int, ...]:
+    """The sizes, without batch and channels, of a tensor that a layer reads or makes.
+
+    Raises:
+        ModelError: a size that the network leaves open.
+    """
     first = getattr(layer, "data_format", None) == "channels_first"
-    positions = tensor.shape[2:] if first else tensor.shape[1:-1]
-    if None in positions:
+    sizes = tuple(tensor.shape[2:] if first else tensor.shape[1:-1])
+    if None in sizes:
         raise ModelError(f"{layer.name} works on {tensor.shape}: what that costs is not known, give the input a size")
-    return Use(layer.name, weight, math.prod(getattr(layer, weight).shape), math.prod(positions))
+    return sizes

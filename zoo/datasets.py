@@ -229,3 +229,9 @@ def _learning_counts(dataset: Dataset) -> dict[str, int]:
     labels = dataset.y if dataset.test is None else np.delete(dataset.y, dataset.test)
     counts = np.bincount(labels, minlength=len(dataset.classes))
     return dict(zip(dataset.classes, counts.tolist(), strict=True))
+
+
+def spread(x: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """At most so many of some examples, from first to last: data is often in the order of its classes."""
+    chosen: npt.NDArray[Any] = x[np.linspace(0, len(x) - 1, min(count, len(x))).round().astype(int)]
+    return chosen

@@ -16,9 +16,9 @@ from fleetfoot.files import write_bytes
 from fleetfoot.silence import silenced
 from profiling.invoke import Model
 from zoo.backend import keras, tf
-from zoo.datasets import Rows
+from zoo.datasets import Rows, spread
 from zoo.paired import sure_gain
-from zoo.quantize import Calibration, quantize_sparing, spread
+from zoo.quantize import Calibration, quantize_sparing
 from zoo.quantize import quantize as quantize_to
 
 INPUT, OUTPUT = "input", "probabilities"

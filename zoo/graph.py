@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -141,9 +141,7 @@ def _flat_names(places: Sequence[_Place]) -> dict[int, str]:
     for layer, models in places:
         name = layer.name
         if models and own[name] > 1:
-            name = "_".join([*(model.name for model in models), name])
-            while name in taken:
-                name += "_"
+            name = free_name("_".join([*(model.name for model in models), name]), taken)
             taken.add(name)
         names[id(layer)] = name
     return names
@@ -281,6 +279,13 @@ def copy_layer(layer: Any, **changes: Any) -> Any:
             f"layer {layer.name} cannot be made anew: give {type(layer).__name__} a get_config that says what its "
             f"constructor takes ({first_line(error)})"
         ) from error
+
+
+def free_name(name: str, taken: Container[str]) -> str:
+    """A name that is not taken: this one, or followed by as many underscores as it needs."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def apply_layers(model: Any, tensor: Any) -> Any:

@@ -19,7 +19,7 @@ from zoo.backend import keras, tf
 from zoo.catalog import InputSpec
 from zoo.datasets import Dataset, Indices
 from zoo.formats import call_builder, read_network
-from zoo.graph import apply_layers, calls, compute_in, inlined
+from zoo.graph import apply_layers, calls, compute_in, free_name, inlined
 
 _SCALING_EXAMPLES = 512
 _SCALING_LAYERS = (keras.layers.Rescaling, keras.layers.Normalization)
@@ -49,18 +49,30 @@ def base_model(name: str | None, dataset: Dataset, examples: Indices) -> Base:
         ModelError: it cannot be loaded, or does not fit the dataset.
     """
     if name is not None and _is_path(name):
-        return Base(_conform(read_network(Path(name)), dataset, name, examples), trained=True)
+        return Base(conform(read_network(Path(name)), dataset, name, examples), trained=True)
     if name is not None and ":" in name:
-        return Base(_conform(call_builder(name), dataset, name, None), trained=False)
+        return Base(conform(call_builder(name), dataset, name, None), trained=False)
     return Base(_built_in(name or _default_network(dataset), dataset), trained=False)
+
+
+def given_network(name: str) -> Any:
+    """Somebody's network as it is: of a path, or of a function that builds it.
+
+    Raises:
+        UsageError: no such function.
+        ModelError: it cannot be loaded.
+    """
+    return call_builder(name) if ":" in name and not _is_path(name) else read_network(Path(name))
 
 
 def image_size(name: str | None) -> tuple[int, int] | None:
     """Height and width of the images that a trained model takes; None where it is no such model, or takes any."""
-    if name is None or not _is_path(name):
-        return None
-    inputs = getattr(read_network(Path(name)), "inputs", None) or []
-    match [list(tensor.shape[1:]) for tensor in inputs]:
+    return None if name is None or not _is_path(name) else image_size_of(read_network(Path(name)))
+
+
+def image_size_of(model: Any) -> tuple[int, int] | None:
+    """Height and width of the images that a network takes; None where it takes none, or any."""
+    match [list(tensor.shape[1:]) for tensor in getattr(model, "inputs", None) or []]:
         case [[int(height), int(width), channels]] if channels in _COLOURS:
             return height, width
     return None
@@ -129,17 +141,25 @@ def _built_in(name: str, dataset: Dataset) -> Any:
     return ARCHITECTURES[name](dataset.input, len(dataset.classes))
 
 
-def _conform(model: Any, dataset: Dataset, name: str, examples: Indices | None) -> Any:
-    """Brings somebody's model to the form, or says why it cannot be.
+def conform(model: Any, dataset: Dataset, name: str, examples: Indices | None) -> Any:
+    """Brings somebody's model to the form that all base models have; its layers and weights are shared.
 
-    Without examples it is taken to be untrained, and learns best of values from 0 to 1.
+    Args:
+        model: the network.
+        dataset: what it must fit.
+        name: what messages call it.
+        examples: indices of training examples, by which the scaling of its inputs is found; without, it is taken to
+            be untrained, and learns best of values from 0 to 1.
+
+    Raises:
+        ModelError: it does not fit the dataset, or cannot be brought to that form.
     """
     if isinstance(model, keras.Sequential) and not model.built:
         model.build((None, *dataset.input.shape))
     _check_form(model, name)
     model = inlined(model)
     _check_shapes(model, dataset, name)
-    _check_weights(model, name)
+    check_weights(model, name)
     try:
         model = _with_probabilities(_in_float32(model, dataset.input), name)
     except (ValueError, TypeError, tf.errors.OpError) as error:
@@ -177,7 +197,12 @@ def _check_shapes(model: Any, dataset: Dataset, name: str) -> None:
         )
 
 
-def _check_weights(model: Any, name: str) -> None:
+def check_weights(model: Any, name: str) -> None:
+    """Makes sure that a network's weights are numbers.
+
+    Raises:
+        ModelError: some are NaN or infinite.
+    """
     for layer in model.layers:
         if any(not np.isfinite(weight).all() for weight in layer.get_weights()):
             raise ModelError(f"{name} has weights in layer {layer.name} that are NaN or infinite")
@@ -252,7 +277,4 @@ def _with_raw_input(model: Any, spec: InputSpec, scaling: Scaling | None) -> Any
 
 def _free_name(model: Any, name: str) -> str:
     """A name that no layer of a model has."""
-    taken = {layer.name for layer in model.layers}
-    while name in taken:
-        name += "_"
-    return name
+    return free_name(name, {layer.name for layer in model.layers})

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_quantizer import qtyping
@@ -23,6 +22,7 @@ from ai_edge_quantizer.quantizer import Quantizer
 
 from fleetfoot.errors import ExportError, first_line
 from fleetfoot.silence import silenced
+from zoo.datasets import spread
 
 Operation = qtyping.TFLOperationName
 Operator = schema.BuiltinOperator
@@ -138,12 +138,6 @@ def weighted_operators(model: bytes) -> list[str]:
         for operator in graph.operators
         if parsed.operatorCodes[operator.opcodeIndex].builtinCode in _WEIGHTED
     ]
-
-
-def spread(x: Array, count: int) -> Array:
-    """At most so many of some examples, from first to last: data is often in the order of its classes."""
-    chosen: Array = x[np.linspace(0, len(x) - 1, min(count, len(x))).round().astype(int)]
-    return chosen
 
 
 def _int8(quantizer: Quantizer) -> None:

@@ -10,9 +10,9 @@ import pytest
 from networks import answers, inputs_for, randomize, relative_difference
 
 from zoo.backend import keras
+from zoo.commands import decompose_model
 from zoo.cost import count_macs
 from zoo.export import predict
-from zoo.lowrank.commands import decompose_model
 
 layers = keras.layers
 Call = Callable[..., tuple[int, str, str]]
@@ -137,7 +137,9 @@ def test_kernels_are_fitted_and_trained_on_data(decompose: Call, tmp_path: Path)
 
 
 def test_a_ratio_may_be_of_measured_time(decompose: Call, model: Path) -> None:
-    status, said, _ = decompose(model, "--ratio", 1.2, "--cost", "latency", "--scheme", "channel", "--dry-run", "--json")
+    status, said, _ = decompose(
+        model, "--ratio", 1.2, "--cost", "latency", "--scheme", "channel", "--dry-run", "--json"
+    )
     assert status == 0
     report = json.loads(said)
     assert report["unit"] == "latency"
@@ -157,11 +159,20 @@ def test_a_ratio_may_be_of_measured_time(decompose: Call, model: Path) -> None:
         (("--ratio", 2, "--finetune-epochs", 3, "--dry-run"), 2, "fine-tuning takes data: name it with --data"),
         (("--ratio", 2, "--out", "smaller.h5"), 2, "smaller.h5 is to end in .keras or .tflite"),
         (("--ratio", 2, "--data", "no-such", "--out", "x.keras"), 2, "unknown dataset 'no-such'"),
-        (("--layer", "secnd=4", "--dry-run"), 1, "small has no layer secnd: did you mean second?"),
-        (("--layer", "a=4", "--layer", "b=4", "--dry-run"), 1, "small has no layer a, b: there are first, second, hid"),
+        (("--layer", "secnd=4", "--dry-run"), 1, "there is no layer secnd (small: did you mean second?)"),
+        (
+            ("--layer", "a=4", "--layer", "b=4", "--layer", "first=10", "--dry-run"),
+            1,
+            "there is no layer a; there is no layer b; layer first as spatial has ranks from 1 to 3, not 10 "
+            "(small: there are first, second, hidden, out)",
+        ),
         (("--layer", "second", "--dry-run"), 2, "'second' says no rank of a layer: write NAME=K"),
         (("--layer", "second=many", "--dry-run"), 2, "'many' is no rank, write NAME=K"),
-        (("--layer", "second=svd:4", "--dry-run"), 2, "unknown scheme 'svd', there are spatial, channel, tucker, dense"),
+        (
+            ("--layer", "second=svd:4", "--dry-run"),
+            2,
+            "unknown scheme 'svd', there are spatial, channel, tucker, dense",
+        ),
         (("--layer", "second=4", "--layer", "second=5", "--dry-run"), 2, "layer second is there twice"),
         (("--layer", "second=0", "--dry-run"), 1, "layer second as spatial has ranks from 1 to 48, not 0"),
         (("--layer", "second=49", "--dry-run"), 1, "layer second as spatial has ranks from 1 to 48, not 49"),
@@ -197,3 +208,98 @@ def test_nothing_to_decompose_is_said_layer_by_layer(decompose: Call, tmp_path: 
     assert status == 1
     assert "thin has nothing to decompose" in err
     assert "deep (DepthwiseConv2D)" in err
+
+
+def test_weights_that_are_no_numbers_are_said(decompose: Call, tmp_path: Path) -> None:
+    made = network()
+    made.get_layer("second").set_weights([np.full(weight.shape, np.nan) for weight in made.get_layer("second").weights])
+    made.save(tmp_path / "nan.keras")
+    for asked in (("--ratio", 2), ("--layer", "second=4")):
+        status, _, err = decompose(tmp_path / "nan.keras", *asked, "--dry-run")
+        assert status == 1
+        assert "has weights in layer second that are NaN or infinite" in err
+
+
+def test_a_litert_file_has_one_input_and_one_output(decompose: Call, tmp_path: Path) -> None:
+    inputs = keras.Input((16,)), keras.Input((16,))
+    hidden = layers.Dense(16, name="hidden")(layers.Add()(list(inputs)))
+    keras.Model(inputs, [layers.Dense(4)(hidden), hidden], name="several").save(tmp_path / "several.keras")
+    status, _, err = decompose(tmp_path / "several.keras", "--layer", "hidden=4", "--out", tmp_path / "made.tflite")
+    assert status == 1
+    assert "has 2 inputs and 2 outputs, and a .tflite file takes one of each: write a .keras file" in err
+    assert decompose(tmp_path / "several.keras", "--layer", "hidden=4", "--out", tmp_path / "made.keras")[0] == 0
+    assert len(read(tmp_path / "made.keras").outputs) == 2
+
+
+def test_mixed_precision_is_exported_in_float(decompose: Call, tmp_path: Path) -> None:
+    inputs = keras.Input((32,))
+    x = layers.Dense(32, dtype="mixed_float16", name="hidden")(inputs)
+    keras.Model(inputs, layers.Dense(4, dtype="float32")(x)).save(tmp_path / "mixed.keras")
+    status, _, err = decompose(tmp_path / "mixed.keras", "--layer", "hidden=8", "--out", tmp_path / "made.tflite")
+    assert status == 0, err
+
+
+def test_a_network_of_any_size_is_decomposed_by_hand(decompose: Call, tmp_path: Path) -> None:
+    inputs = keras.Input((None, None, 3))
+    x = layers.Conv2D(16, 3, name="first")(inputs)
+    x = layers.GlobalAveragePooling2D()(layers.Conv2D(16, 3, name="second")(x))
+    keras.Model(inputs, layers.Dense(4)(x), name="open").save(tmp_path / "open.keras")
+    status, said, err = decompose(tmp_path / "open.keras", "--layer", "second=8", "--out", tmp_path / "made.keras")
+    assert status == 0, err
+    assert "?" in said
+    assert read(tmp_path / "made.keras").input_shape == (None, None, None, 3)
+    status, _, err = decompose(tmp_path / "open.keras", "--ratio", 2, "--dry-run")
+    assert status == 1
+    assert "give the input a size" in err
+
+
+def test_nothing_that_is_there_is_lost(decompose: Call, model: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.keras"
+    own.write_bytes(model.read_bytes())
+    status, _, err = decompose(own, "--ratio", 2, "--out", own)
+    assert (status, own.read_bytes()) == (2, model.read_bytes())
+    assert "own.keras is the model itself: give --out another name" in err
+    out, ranks = tmp_path / "made.keras", tmp_path / "made.ranks.json"
+    ranks.write_text("edited by hand")
+    status, _, err = decompose(model, "--ratio", 2, "--out", out)
+    assert (status, out.exists(), ranks.read_text()) == (2, False, "edited by hand")
+    assert "made.ranks.json is there already: give --out another name, or --overwrite" in err
+    assert decompose(model, "--ratio", 2, "--out", out, "--overwrite")[0] == 0
+    assert json.loads(ranks.read_text())["layer"]
+    status, _, err = decompose(model, "--ratio", 2, "--out", model / "made.keras")
+    assert status == 1
+    assert err.count("\n") == 1
+
+
+def test_ranks_of_no_layer_at_all_are_given_back_too(decompose: Call, model: Path, tmp_path: Path) -> None:
+    assert decompose(model, "--ratio", 1, "--out", tmp_path / "one.keras")[0] == 0
+    assert json.loads((tmp_path / "one.ranks.json").read_text()) == {"layer": []}
+    config = ("--config", tmp_path / "one.ranks.json")
+    assert decompose(model, *config, "--out", tmp_path / "two.keras")[0] == 0
+    (tmp_path / "one.yaml").write_text("layer: second=8\n")
+    status, said, _ = decompose(model, "--config", tmp_path / "one.yaml", "--dry-run", "--json")
+    assert status == 0
+    assert {layer["name"]: layer["ranks"] for layer in json.loads(said)["layers"]}["second"] == "spatial:8"
+
+
+def test_a_network_that_a_function_builds_is_built_once(
+    decompose: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "theirs_unnamed.py").write_text(
+        "import keras\n"
+        "def build():\n"
+        "    layers = keras.layers\n"
+        "    steps = [keras.Input((8, 8, 1)), layers.Conv2D(16, 3, activation='relu'), layers.Flatten()]\n"
+        "    return keras.Sequential([*steps, layers.Dense(32), layers.Dense(10, activation='softmax')])\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    status, _, err = decompose("theirs_unnamed:build", "--ratio", 2, "--data", "digits", "--out", "made.keras")
+    assert status == 0, err
+
+
+def test_what_layers_cost_by_time_adds_up(decompose: Call, model: Path) -> None:
+    _, said, _ = decompose(model, "--layer", "second=channel:8", "--cost", "latency", "--dry-run", "--json")
+    report = json.loads(said)
+    for when in ("before", "after"):
+        assert report[when] == pytest.approx(report["rest"] + sum(layer[when] for layer in report["layers"]))
+    assert report["ratio"] == pytest.approx(report["before"] / report["after"])

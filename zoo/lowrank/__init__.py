@@ -3,6 +3,6 @@
 from zoo.lowrank.decomposing import decompose
 from zoo.lowrank.forms import schemes_for
 from zoo.lowrank.ranks import WANTED, RankChoices, Selection, Wanted
-from zoo.lowrank.responses import refine
+from zoo.lowrank.responses import FITTING_INPUTS, refine
 
-__all__ = ["WANTED", "RankChoices", "Selection", "Wanted", "decompose", "refine", "schemes_for"]
+__all__ = ["FITTING_INPUTS", "WANTED", "RankChoices", "Selection", "Wanted", "decompose", "refine", "schemes_for"]

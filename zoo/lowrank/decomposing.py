@@ -24,7 +24,8 @@ def decompose(
         kernels: for some of the layers, those of the layers that they become; of others, the nearest to the weights.
 
     Returns:
-        A new model; its batch norms, strides, paddings, dilations and groups are as before.
+        A new model, but for ``model`` itself where there are no ranks. Batch norms, strides, paddings, dilations and
+        groups are as before; constraints on kernels are left out, because factors do not have to meet them.
 
     Raises:
         ModelError: a layer that is not there or cannot be decomposed that way, or a rank that it cannot have.
@@ -42,7 +43,7 @@ def decompose(
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         if layer.name not in ranks:
             return layer(*args, **kwargs)
-        (tensor,) = args
+        tensor = args[0] if args else kwargs["inputs"]
         for part in chains[layer.name]:
             tensor = part(tensor)
         return tensor

@@ -81,7 +81,7 @@ def kept_energy(
     kept = sum(_kept(*of_group, scheme) for of_group in of_groups(kernel, patches, groups))
     assert isinstance(kept, np.ndarray)
     whole = kept.flat[-1]
-    return np.minimum(kept / whole, 1.0) if whole > 0 else np.ones_like(kept)
+    return np.minimum(kept / whole, 1.0) if whole else np.ones_like(kept)
 
 
 def at_rank(kept: npt.NDArray[np.float64], rank: Rank) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from fleetfoot.errors import ModelError, UsageError, offer
+from fleetfoot.errors import UsageError, offer
 from fleetfoot.files import write_bytes
 from zoo.graph import inlined
 from zoo.lowrank.forms import schemes_for
@@ -25,26 +25,23 @@ def read_ranks(lines: Iterable[str], model: Any, scheme: str = "auto") -> dict[s
         scheme: of convolutions for which no other is written; ``auto`` is the first that a layer can have.
 
     Raises:
-        UsageError: a line of another form, or a layer twice.
-        ModelError: layers that the model does not have; all of them are named.
+        UsageError: a line of another form, or a layer twice. Whether the model has such layers is seen when they are
+            decomposed.
     """
     named: dict[str, str] = {}
     for line in lines:
-        name, _, written = line.partition("=")
+        name, _, written = line.rpartition("=")
         if not name or not written:
             raise UsageError(f"{line!r} says no rank of a layer: {_FORM}")
         if name in named:
             raise UsageError(f"layer {name} is there twice")
         named[name] = written
     layers = {layer.name: layer for layer in inlined(model).layers}
-    if strange := [name for name in named if name not in layers]:
-        able = [name for name, layer in layers.items() if schemes_for(layer)]
-        raise ModelError(f"{model.name} has no layer {', '.join(strange)}: {offer(strange[0], able)}")
-    return {name: _read(name, written, schemes_for(layers[name]), scheme) for name, written in named.items()}
+    return {name: _read(name, written, schemes_for(layers.get(name)), scheme) for name, written in named.items()}
 
 
 def _read(name: str, written: str, able: tuple[Scheme, ...], wanted: str) -> LayerRank:
-    """One layer's rank; whether the layer can have it is seen when it is decomposed."""
+    """One layer's rank."""
     before, colon, numbers = written.rpartition(":")
     known: tuple[Scheme, ...] = get_args(Scheme)
     scheme = before if colon else next(iter([own for own in able if own == wanted] or able), "channel")

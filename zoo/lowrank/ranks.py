@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
@@ -12,14 +12,13 @@ import numpy.typing as npt
 
 from fleetfoot.console import progress
 from fleetfoot.errors import ModelError, UsageError
-from zoo.cost import count_macs
 from zoo.graph import Call, inlined
+from zoo.knapsack import Term, solve, undominated
 from zoo.latency import Prices
-from zoo.lowrank.costs import decomposable, macs_of, ms_of, network_ms
+from zoo.lowrank.costs import costs_of, decomposable, macs_of
 from zoo.lowrank.factors import Patches, at_rank, full_rank, kept_energy
 from zoo.lowrank.forms import groups_of, kernel_of, kernel_per_group, schemes_for
 from zoo.lowrank.responses import patches_of, varying
-from zoo.lowrank.selection import Options, select, undominated
 from zoo.recipe import LayerRank, Scheme
 
 Wanted = Literal["auto", "spatial", "channel", "tucker"]
@@ -101,12 +100,13 @@ class RankChoices:
         self._ways: dict[str, _Ways] = {}
         with progress("looking at layers", len(found)) as advance:
             for name, of_layer in found.items():
-                self._ways[name] = _ways(of_layer, scheme, multiple, None if x is None else _seen(model, of_layer, x))
+                seen = None if x is None else _seen(model, of_layer, x)
+                self._ways[name] = _ways(of_layer, _schemes(of_layer[0].layer, scheme), multiple, seen, prices is None)
                 advance(1)
-        if prices is not None:
-            self._ways = _timed(found, self._ways, prices)
-        self._whole = count_macs(model) if prices is None else network_ms(model, prices)
-        self._rest = max(0.0, self._whole - sum(ways.cost[-1] for ways in self._ways.values()))
+        costs = costs_of(model, {name: (found[name], ways.ranks) for name, ways in self._ways.items()}, prices)
+        self._ways = {name: _best(ways, costs.layers[name]) for name, ways in self._ways.items()}
+        self._rest = costs.rest
+        self._whole = costs.rest + sum(float(ways.cost[-1]) for ways in self._ways.values())
 
     @property
     def least(self) -> float:
@@ -125,8 +125,9 @@ class RankChoices:
         """
         if not 0 < share <= 1:
             raise UsageError(f"a share to keep must be above 0 and at most 1, and {share:g} is not")
-        options = [Options(np.log(ways.energy), ways.cost) for ways in self._ways.values()]
-        choice = select(options, share * self._whole * (1 + _ROUNDING) - self._rest)
+        worth = [np.log(ways.energy) for ways in self._ways.values()]
+        terms = [Term((layer,), ways.cost) for layer, ways in enumerate(self._ways.values())]
+        choice = solve(worth, terms, share * self._whole * (1 + _ROUNDING) - self._rest)
         if choice is None:
             raise ModelError(
                 f"no ranks bring {self._name} to {share:.3g} of its cost: the least possible is "
@@ -153,8 +154,8 @@ def _found(model: Any, scheme: Wanted) -> dict[str, list[Call]]:
     if not found:
         others = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in model.layers if layer.weights)
         raise ModelError(
-            f"{model.name} has nothing to decompose: plain convolutions and dense layers can be, and it has "
-            f"{others or 'no layer with weights'}"
+            f"{model.name} has nothing to decompose{'' if scheme == 'auto' else f' as {scheme}'}: plain convolutions "
+            f"and dense layers can be, and it has {others or 'no layer with weights'}"
         )
     return found
 
@@ -171,21 +172,38 @@ def _seen(model: Any, of_layer: Sequence[Call], x: Array) -> Patches:
     return varying(patches_of(model, of_layer, of_layer[0].layer, x))
 
 
-def _ways(of_layer: Sequence[Call], wanted: Wanted, multiple: int | None, seen: Patches | None) -> _Ways:
-    """The ways to make a layer that no other beats in both energy and multiply-accumulates, whole at the end."""
+def _ways(
+    of_layer: Sequence[Call], schemes: Sequence[Scheme], multiple: int | None, seen: Patches | None, by_macs: bool
+) -> _Ways:
+    """The ways to make a layer that no other beats in both energy and multiply-accumulates, whole at the end.
+
+    Where multiply-accumulates are not what counts, the ways of each scheme are compared with each other alone, and a
+    few of them stay.
+    """
     layer = of_layer[0].layer
     ranks: list[LayerRank | None] = []
     energy: list[float] = []
-    for scheme in _schemes(layer, wanted):
+    scheme_of: list[int] = []
+    for number, scheme in enumerate(schemes):
         full = full_rank(kernel_per_group(layer), scheme)
         kept = kept_energy(kernel_of(layer), scheme, seen, groups_of(layer))
         for rank in _ranks(full, multiple):
             ranks.append(LayerRank(scheme=scheme, rank=rank))
             energy.append(at_rank(kept, rank))
+            scheme_of.append(0 if by_macs else number)
     ways = _Ways([*ranks, None], np.array([*energy, 1.0]), np.array(macs_of(of_layer, [*ranks, None])))
     able = np.flatnonzero((ways.cost < ways.cost[-1]) & (ways.energy > 0))
-    best = able[undominated(ways.energy[able], ways.cost[able])]
+    best = able[undominated(ways.energy[able], ways.cost[able], np.array(scheme_of, np.int64)[able])]
+    if not by_macs:
+        best = best[_thinned(len(best), MOST_TIMED)]
     return ways.at([*best, len(ranks)])
+
+
+def _best(ways: _Ways, cost: Sequence[float]) -> _Ways:
+    """The ways that no other beats in both energy and cost, whole at the end."""
+    priced = ways._replace(cost=np.array(cost))
+    able = np.flatnonzero(priced.cost[:-1] < priced.cost[-1])
+    return priced.at([*able[undominated(priced.energy[able], priced.cost[able])], len(priced.ranks) - 1])
 
 
 def _ranks(full: int | tuple[int, int], multiple: int | None) -> Iterator[int | tuple[int, int]]:
@@ -201,19 +219,6 @@ def _multiples(full: int, multiple: int | None) -> Sequence[int]:
     return sorted({*range(step, full + 1, step), full})
 
 
-def _timed(found: Mapping[str, list[Call]], ways: Mapping[str, _Ways], prices: Prices) -> dict[str, _Ways]:
-    """Some ways of each layer, with what they take on a device."""
-    some = {name: of_layer.at(_thinned(len(of_layer.ranks))) for name, of_layer in ways.items()}
-    ms = ms_of({name: (found[name], of_layer.ranks) for name, of_layer in some.items()}, prices)
-    timed = {}
-    for name, of_layer in some.items():
-        priced = of_layer._replace(cost=np.array(ms[name]))
-        able = np.flatnonzero(priced.cost[:-1] < priced.cost[-1])
-        best = able[undominated(priced.energy[able], priced.cost[able])]
-        timed[name] = priced.at([*best, len(priced.ranks) - 1])
-    return timed
-
-
-def _thinned(count: int) -> npt.NDArray[np.intp]:
-    """Places of at most ``MOST_TIMED`` of so many ways, evenly, the last among them."""
-    return np.unique(np.linspace(0, count - 1, min(count, MOST_TIMED)).round().astype(np.intp))
+def _thinned(count: int, most: int) -> npt.NDArray[np.intp]:
+    """Places of at most ``most`` of so many ways, evenly, the last among them."""
+    return np.unique(np.linspace(0, max(0, count - 1), min(count, most)).round().astype(np.intp))

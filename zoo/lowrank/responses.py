@@ -25,6 +25,8 @@ from zoo.recipe import LayerRank, Scheme
 
 Array = npt.NDArray[Any]
 
+FITTING_INPUTS = 512
+"""How many inputs kernels are fitted to; more change little."""
 _MOST_POSITIONS = 20_000
 _MOST_VALUES = 2**25
 """In the patches of one layer: 128 MB."""
@@ -101,17 +103,22 @@ def _fitted(kernel: Kernel, bias: Array | None, scheme: Scheme, rank: Any, wante
     """The same of one group; ``wanted`` are answers without bias, of shape (positions, filters)."""
     if scheme == "tucker":
         inner, outer = rank
-        first, core, last = factorize(kernel, "tucker", (inner, outer), varying(sees))
+        first, core, last = factorize(kernel, "tucker", (inner, outer), _fit_for(sees, bias))
         rest = np.einsum("...rs,sn->...rn", core, last.reshape(last.shape[-2:]))
         fitted = _fitted(rest, bias, "channel", outer, wanted, sees @ first.reshape(first.shape[-2:]))
         return Fitted((first, *fitted.kernels), fitted.bias)
     moved = _nearer(_flat(sees), kernel.reshape(-1, kernel.shape[-1]), wanted, bias is not None).reshape(kernel.shape)
-    first, last = factorize(moved, scheme, rank, varying(sees))
+    first, last = factorize(moved, scheme, rank, _fit_for(sees, bias))
     made = _made(sees, first, scheme)
     flat = _nearer(made, last.reshape(-1, last.shape[-1]), wanted, bias is not None)
     if bias is not None:
         bias = bias + wanted.mean(axis=0) - made.mean(axis=0) @ flat
     return Fitted((first, flat.reshape(last.shape)), bias)
+
+
+def _fit_for(sees: Patches, bias: Array | None) -> Patches:
+    """What is to be answered to: without a bias, the mean too."""
+    return sees if bias is None else varying(sees)
 
 
 def varying(seen: Patches) -> Patches:

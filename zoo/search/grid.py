@@ -18,7 +18,7 @@ from profiling.device import connected
 from zoo.blocks import drop_least_harmful, require_blocks
 from zoo.channels import analyse, slice_model
 from zoo.importance import CRITERIA, OF_DATA, importance
-from zoo.latency import prices_of
+from zoo.latency import Prices, prices_of
 from zoo.lowrank import RankChoices
 from zoo.pruning import SCOPES, UNITS, Scope, Unit, check_share, comparable, keep_best, priced, widths_within
 from zoo.recipe import QUANTIZATIONS, LayerRank, Recipe, Training
@@ -122,12 +122,7 @@ class Grid:
         pruned = _pruned(self._task, options)
         alone |= {name: Recipe(keep=keep, training=training) for name, keep in pruned.items()}
         alone |= {name: Recipe(drop=drop, training=training) for name, drop in _dropped(self._task, options).items()}
-        for name, ranks in _low_rank(self._task, self._task.model, options.low_rank, options).items():
-            alone[name] = Recipe(ranks=ranks, training=training)
-        for cut, keep in pruned.items() if options.low_rank_of_pruned else ():
-            model = slice_model(self._task.model, keep)
-            for name, ranks in _low_rank(self._task, model, options.low_rank_of_pruned, options).items():
-                alone[f"{cut}-{name}"] = Recipe(keep=keep, ranks=ranks, training=training)
+        alone |= self._decomposed(pruned, options, training)
         alone |= {f"base-{numbers}": Recipe(quantize=numbers) for numbers in options.quantize}
         together = {}
         if fractions := _reachable(self._task.model, options.subnetworks):
@@ -136,6 +131,25 @@ class Grid:
                 together[f"sub-{fraction:g}"] = Recipe(order=self._task.order_file, keep=dict(widths), training=jointly)
         proposals = [Proposal(recipes={name: recipe}) for name, recipe in _distinct(alone).items()]
         return proposals + ([Proposal(recipes=_distinct(together))] if together else [])
+
+    def _decomposed(
+        self, pruned: Mapping[str, dict[str, int | tuple[int, ...]]], options: GridOptions, training: Training
+    ) -> dict[str, Recipe]:
+        """The low-rank variants of the base model, and of the pruned ones."""
+        made: dict[str, Recipe] = {}
+        if not (options.low_rank or options.low_rank_of_pruned):
+            return made
+        if options.low_rank_of_pruned and not pruned:
+            warn("there are no pruned variants, and so no low-rank ones of them")
+        model = self._task.model
+        with connected(self._task.device) if options.prune_by == "time" else nullcontext() as device:
+            prices = prices_of(device) if device else None
+            for name, ranks in _low_rank(model, options.low_rank, prices).items() if options.low_rank else ():
+                made[name] = Recipe(ranks=ranks, training=training)
+            for cut, keep in pruned.items() if options.low_rank_of_pruned else ():
+                for name, ranks in _low_rank(slice_model(model, keep), options.low_rank_of_pruned, prices).items():
+                    made[f"{cut}-{name}"] = Recipe(keep=keep, ranks=ranks, training=training)
+        return made
 
 
 def check_options(options: GridOptions) -> None:
@@ -203,13 +217,10 @@ def _pruned(task: Task, options: GridOptions) -> dict[str, dict[str, int | tuple
     return pruned
 
 
-def _low_rank(task: Task, model: Any, shares: Sequence[float], options: GridOptions) -> dict[str, dict[str, LayerRank]]:
+def _low_rank(model: Any, shares: Sequence[float], prices: Prices | None) -> dict[str, dict[str, LayerRank]]:
     """The ranks of each low-rank variant of a model; what no ranks can reach is left out."""
-    if not shares:
-        return {}
     try:
-        with connected(task.device) if options.prune_by == "time" else nullcontext() as device:
-            choices = RankChoices(model, prices=prices_of(device) if device else None)
+        choices = RankChoices(model, prices=prices)
     except ModelError as error:
         warn(f"low-rank variants are left out: {error}")
         return {}

@@ -1,6 +1,6 @@
-"""What ``select`` takes for a network of VGG-16's layers, by itself in a process: seconds of the CPU, and memory.
+"""What ``solve`` takes for a network of VGG-16's layers, by itself in a process: seconds of the CPU, and memory.
 
-Called with the path of ``zoo/lowrank/selection.py``, which needs NumPy alone, and the name of a spectrum.
+Called with the path of ``zoo/knapsack.py``, which needs NumPy alone, and the name of a spectrum.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ def dense(spectrum: str, channels: int, filters: int, random: np.random.Generato
     return np.append(np.log(energy), 0.0), np.append(cost, float(channels * filters))
 
 
-def problem(selection: Any, spectrum: str, seed: int | None) -> list[Any]:
-    """The options of each layer, of spectra that all decay alike or, by a seed, each in its own way."""
+def problem(knapsack: Any, spectrum: str, seed: int | None) -> list[Any]:
+    """Worth and cost of the choices of each layer, of spectra that decay alike or, by a seed, each in its own way."""
     random = np.random.default_rng(seed)
     decays = iter(np.ones(16) if seed is None else random.random(16))
     made = [convolution(spectrum, *sizes, random, next(decays)) for sizes in CONVOLUTIONS]
-    layers = [selection.Options(*(axis[selection.undominated(*one)] for axis in one)) for one in made]
-    return layers + [selection.Options(*dense(spectrum, *sizes, random, next(decays))) for sizes in DENSE]
+    layers = [tuple(axis[knapsack.undominated(*one)] for axis in one) for one in made]
+    return layers + [dense(spectrum, *sizes, random, next(decays)) for sizes in DENSE]
 
 
 def most_megabytes() -> float:
@@ -84,23 +84,25 @@ def most_megabytes() -> float:
 def main(arguments: Sequence[str]) -> None:
     """Prints the most that any of the problems took."""
     path, spectrum = arguments
-    spec = importlib.util.spec_from_file_location("selection", path)
+    spec = importlib.util.spec_from_file_location("knapsack", path)
     assert spec is not None
     assert spec.loader is not None
-    selection = importlib.util.module_from_spec(spec)
-    sys.modules["selection"] = selection
-    spec.loader.exec_module(selection)
-    seconds, found, problems = [0.0], 0, [problem(selection, spectrum, seed) for seed in (None, 0, 1)]
+    knapsack = importlib.util.module_from_spec(spec)
+    sys.modules["knapsack"] = knapsack
+    spec.loader.exec_module(knapsack)
+    seconds, found, problems = [0.0], 0, [problem(knapsack, spectrum, seed) for seed in (None, 0, 1)]
     for layers in problems:
-        whole = sum(float(layer.cost.max()) for layer in layers)
+        whole = sum(float(cost.max()) for _, cost in layers)
+        worth = [own for own, _ in layers]
+        terms = [knapsack.Term((number,), cost) for number, (_, cost) in enumerate(layers)]
         for share in SHARES:
             start = time.process_time()
-            choice = selection.select(layers, share * whole)
+            choice = knapsack.solve(worth, terms, share * whole)
             seconds.append(time.process_time() - start)
-            found += choice is not None and choice.cost <= share * whole
+            found += choice is not None and choice.cost <= share * whole and choice.gap == 0
     measured = {
         "layers": len(problems[0]),
-        "most_options": max(len(layer.cost) for layer in problems[0]),
+        "most_options": max(len(cost) for _, cost in problems[0]),
         "asked": len(SHARES) * len(problems),
         "found": found,
         "seconds": max(seconds),
