@@ -311,7 +311,7 @@ def mixed() -> Any:
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        (ranks("spatial", 8, "frist"), "mixed has no layer 'frist': .*first"),
+        (ranks("spatial", 8, "frist"), "there is no layer frist .*did you mean first"),
         (ranks("channel", 2, "depthwise"), "layer depthwise is of type DepthwiseConv2D, which cannot be decomposed"),
         (ranks("channel", 2, "transposed"), "layer transposed is of type Conv2DTranspose, which cannot be decomposed"),
         (ranks("channel", 2, "own"), "layer own is of type OwnConvolution, which cannot be decomposed"),
