@@ -30,6 +30,8 @@ MOST_PARTIAL = 50_000
 _PARTS = (1 / 64, 1 / 8, 1.0)
 """Of the way from the bound down to what is known: how far down is searched at first, and then."""
 _HALVINGS = 60
+_HIGHEST = 1e30
+"""A price beyond which only rounding can keep what is best above the limit."""
 _COMPLETED = 64
 """How many of the most promising partial choices are completed after each step, in search of a better answer."""
 _SLACK = 1e-9
@@ -91,10 +93,10 @@ def solve(
     """
     until = time.monotonic() + seconds
     problem = _Problem(worth, terms)
-    cheapest = problem.eliminated(None)
-    if -cheapest.best > limit:
+    cheapest = problem.best_of(problem.eliminated(None))
+    if problem.cost(cheapest)[0] > limit:
         return None
-    price, found = _priced(problem, limit)
+    price, found = _priced(problem, limit, cheapest)
     bound = problem.eliminated(price).best + price * limit
     for part in _PARTS:  # near the bound there is least to search, and mostly the answer
         floor = bound - part * (bound - found.worth)
@@ -179,6 +181,10 @@ class _Problem:
         """The problem with some choices only."""
         terms = [Term(term.on, term.cost[np.ix_(*(left[variable] for variable in term.on))]) for term in self.terms]
         return _Problem([own[chosen] for own, chosen in zip(self.worth, left, strict=True)], terms)
+
+    def best_of(self, elimination: _Elimination) -> Indices:
+        """What is best by an elimination, as a row."""
+        return self.completed(elimination, np.zeros((1, len(self.worth)), np.intp), 0)
 
     def completed(self, elimination: _Elimination, chosen: Indices, start: int) -> Indices:
         """Partial choices, a row each, with what is best by an elimination of the variables after the first ones.
@@ -269,12 +275,11 @@ def _paid(cost: Numbers, price: float | None) -> Numbers:
     return np.where(np.isinf(cost), np.inf, price * np.where(np.isinf(cost), 0.0, cost))
 
 
-def _priced(problem: _Problem, limit: float) -> tuple[float, Choice]:
+def _priced(problem: _Problem, limit: float, cheapest: Indices) -> tuple[float, Choice]:
     """The price at which what is best just stays within the limit, and a choice within it."""
-    nothing = np.zeros((1, len(problem.worth)), np.intp)
 
     def at(price: float) -> Indices:
-        return problem.completed(problem.eliminated(price), nothing, 0)
+        return problem.best_of(problem.eliminated(price))
 
     def within(price: float) -> bool:
         return bool(problem.cost(at(price))[0] <= limit)
@@ -282,12 +287,13 @@ def _priced(problem: _Problem, limit: float) -> tuple[float, Choice]:
     if within(0.0):
         return 0.0, problem.choice(_filled(problem, at(0.0)[0], limit))
     low, high = 0.0, 1.0
-    while not within(high):
+    while not within(high) and high < _HIGHEST:
         low, high = high, 4 * high
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if within(middle) else (middle, high)
-    return high, problem.choice(_filled(problem, at(high)[0], limit))
+    best = at(high) if within(high) else cheapest
+    return high, problem.choice(_filled(problem, best[0], limit))
 
 
 def _filled(problem: _Problem, chosen: Indices, limit: float) -> Indices:
