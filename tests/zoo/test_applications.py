@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +35,14 @@ every_application = pytest.mark.parametrize(
         for name in APPLICATIONS
     ],
 )
+
+
+@pytest.fixture(autouse=True)
+def _memory_given_back() -> Iterator[None]:
+    """Keras keeps what it made: a few of the large networks would fill the memory."""
+    yield
+    keras.backend.clear_session()
+    gc.collect()
 
 
 class Halved(NamedTuple):
