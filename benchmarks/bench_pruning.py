@@ -162,14 +162,6 @@ def peer(seed: int, data: TrainingData) -> None:
             CACHE.once(f"peer-{target}-{criterion}-local-{seed}", lambda: ask(peer_command(seed, criterion, share)))  # noqa: B023
 
 
-def peer_global(seed: int, data: TrainingData) -> None:
-    """The same at half of the multiply-accumulates, ranking the channels of all layers together."""
-    save_for_peer(seed, data)
-    for criterion in PEER_CRITERIA:
-        command = [*peer_command(seed, criterion, 0.5), "--global-pruning"]
-        CACHE.once(f"peer-macs-0.5-{criterion}-global-{seed}", lambda: ask(command))  # noqa: B023
-
-
 def peer_command(seed: int, criterion: str, share: float) -> list[Any]:
     """What has Torch-Pruning cut and fine-tune the base network of a seed."""
     script = Path(__file__).with_name("torch_pruning_peer.py")
@@ -294,7 +286,6 @@ _PARTS: Mapping[str, Callable[[int, TrainingData], Any]] = {
     "pruned": pruned,
     "alone": alone,
     "peer": peer,
-    "peer-global": peer_global,
 }
 
 if __name__ == "__main__":
