@@ -81,8 +81,8 @@ def main() -> None:
 def speed() -> dict[str, Any]:
     """VGG-16's time, whole and decomposed, on one thread, all measured in turns in one run.
 
-    Its dense layers take an eighth of the time and hardly any multiply-accumulates, as every weight is read once for
-    one product. So its convolutions are measured by themselves too.
+    Its dense layers take more of the time than of the multiply-accumulates, as every weight is read for one product. So
+    its convolutions are measured by themselves too.
     """
     model = keras.applications.VGG16(weights=None)
     convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
@@ -309,7 +309,7 @@ def summary() -> dict[str, Any]:
             "base_epochs": BASE_EPOCHS,
             "tune_epochs": TUNE_EPOCHS,
             "rate": RATE,
-            "whole": [answers.mean() for answers in whole.values()],
+            "whole": [float(answers.mean()) for answers in whole.values()],
             "decomposed": {
                 name: _against(whole, CACHE.by_seed(f"vgg-{name}"))
                 for name in (*(f"fitted-{ratio}" for ratio in RATIOS), f"weights-{RATIOS[0]}", f"tensorly-{RATIOS[0]}")
