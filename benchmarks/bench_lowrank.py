@@ -40,7 +40,7 @@ from zoo.export import export
 from zoo.finetune import train
 from zoo.importance import importance
 from zoo.latency import prices_of
-from zoo.lowrank import RankChoices, decompose, refine
+from zoo.lowrank import FITTING_INPUTS, RankChoices, decompose, refine
 from zoo.pruning import keep_best, priced, widths_within
 from zoo.recipe import LayerRank
 
@@ -52,7 +52,6 @@ BASE_EPOCHS, TUNE_EPOCHS = 12, 5
 BASE_RATE = 4e-3
 RATE = 1e-3
 VGG_WIDTH = 0.25
-FITTING_INPUTS = 512
 SHARES = (0.7, 0.5, 0.3)
 ACCNN = (5, 32, 64, 64, 96, 160, 192, 256, 256, 320, 384, 384, 384)
 ACCNN_DENSE = (2048, 2048)

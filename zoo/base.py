@@ -7,8 +7,6 @@ from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from sklearn.metrics import balanced_accuracy_score
 
 from fleetfoot.console import note
@@ -70,14 +68,14 @@ def _prepare_trained(model: Any, data: TrainingData, options: BuildOptions) -> i
 
     Its batch-norm statistics are taken anew where that surely helps: it may be all that other data asks for.
     """
-    answers = _answers(model, data)
+    answers = data.tune_answers(model)
     right = answers == data.y_tune
     note(f"the base model is right on {right.mean():.1%} of the tune split as it comes")
     if options.train_base == 0:
         return 0
     before = model.get_weights()
     recalibrate_batch_norm(model, data)
-    renewed = _answers(model, data)
+    renewed = data.tune_answers(model)
     if sure_gain(right, renewed == data.y_tune) > 0:
         answers = renewed
         note(f"with batch-norm statistics of this data, it is right on {(answers == data.y_tune).mean():.1%}")
@@ -89,9 +87,3 @@ def _prepare_trained(model: Any, data: TrainingData, options: BuildOptions) -> i
         return 0
     note(f"that is hardly better than chance: training it for {options.epochs} epochs")
     return options.epochs
-
-
-def _answers(model: Any, data: TrainingData) -> npt.NDArray[np.int64]:
-    """The class indices that a network answers with on the tune split."""
-    answers: npt.NDArray[np.int64] = model.predict(data.tune_batches(), verbose=0).argmax(axis=1)
-    return answers

@@ -58,6 +58,11 @@ class TrainingData:
         inputs: Array = self.dataset.x[spread(self.train, count)]
         return inputs
 
+    def tune_answers(self, model: Any) -> npt.NDArray[np.int64]:
+        """The class indices that a network answers with on the tune split."""
+        answers: npt.NDArray[np.int64] = model.predict(self.tune_batches(), verbose=0).argmax(axis=1)
+        return answers
+
     @property
     def batch(self) -> int:
         """Examples per batch: more where there are many, because an epoch is then shorter and has steps enough."""

@@ -93,14 +93,20 @@ def solve(
     """
     until = time.monotonic() + seconds
     problem = _Problem(worth, terms)
-    cheapest = problem.best_of(problem.eliminated(None))
+    costs = problem.eliminated(None)
+    cheapest = problem.best_of(costs)
     if problem.cost(cheapest)[0] > limit:
         return None
     price, found = _priced(problem, limit, cheapest)
-    bound = problem.eliminated(price).best + price * limit
+    dual = problem.eliminated(price)
+    bound = dual.best + price * limit
+    slack, most_worth, least_cost = _slack(bound), problem.ceilings(dual), problem.ceilings(costs)
     for part in _PARTS:  # near the bound there is least to search, and mostly the answer
         floor = bound - part * (bound - found.worth)
-        left = problem.left_by(price, limit, floor)
+        left = [
+            np.flatnonzero((ceiling + price * limit >= floor - slack) & (-cost <= limit))
+            for ceiling, cost in zip(most_worth, least_cost, strict=True)
+        ]
         search = _Search(problem.restricted(left), price, limit, found, left, floor, most)
         found, ceiling = search.run(until)
         bound = min(bound, ceiling)
@@ -165,16 +171,6 @@ class _Problem:
                 beliefs[variable] = np.nan_to_num(joint - elimination.messages[variable] + around, nan=-np.inf)
         return [
             beliefs[variable].max(axis=tuple(range(1, beliefs[variable].ndim))) for variable in range(len(self.worth))
-        ]
-
-    def left_by(self, price: float, limit: float, worth: float) -> list[Indices]:
-        """For each variable, the choices that may come to a worth within the limit."""
-        dual = self.eliminated(price)
-        least = worth - _slack(dual.best + price * limit)
-        ceilings, cheapest = self.ceilings(dual), self.ceilings(self.eliminated(None))
-        return [
-            np.flatnonzero((ceiling + price * limit >= least) & (-cost <= limit))
-            for ceiling, cost in zip(ceilings, cheapest, strict=True)
         ]
 
     def restricted(self, left: Sequence[Indices]) -> _Problem:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +63,10 @@ def copy(tmp_path: Path, reference: Path) -> Path:
 
 
 @pytest.fixture
-def build(capsys: pytest.CaptureFixture[str]) -> Call:
+def build(call_here: Call) -> Call:
     """Calls ``build-zoo`` in this process and returns its exit status, standard output and standard error."""
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            build_zoo.main([str(argument) for argument in arguments], "build-zoo")
-        said = capsys.readouterr()
-        return int(end.value.code or 0), said.out, said.err
-
-    return call
+    return partial(call_here, build_zoo)
 
 
 def contents(path: Path) -> dict[str, str]:

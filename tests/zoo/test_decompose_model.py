@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,10 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def decompose(capsys: pytest.CaptureFixture[str]) -> Call:
+def decompose(call_here: Call) -> Call:
     """Calls ``decompose-model`` and returns its exit status, standard output and standard error."""
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            decompose_model.main([str(argument) for argument in arguments], "decompose-model")
-        said = capsys.readouterr()
-        return int(end.value.code or 0), said.out, said.err
-
-    return call
+    return partial(call_here, decompose_model)
 
 
 def network() -> Any:

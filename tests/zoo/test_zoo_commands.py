@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,10 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def inspect(capsys: pytest.CaptureFixture[str]) -> Call:
+def inspect(call_here: Call) -> Call:
     """Calls ``inspect-zoo`` and returns its exit status, standard output and standard error."""
 
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            inspect_zoo.main([str(argument) for argument in arguments], "inspect-zoo")
-        said = capsys.readouterr()
-        return int(end.value.code or 0), said.out, said.err
-
-    return call
+    return partial(call_here, inspect_zoo)
 
 
 def test_a_zoo_is_shown_as_a_table_of_its_variants(inspect: Call, finished_zoo: Path) -> None:
