@@ -1,4 +1,4 @@
-"""What a network costs, counted from its structure: multiply-accumulates and activation memory."""
+"""What a network costs, counted from its structure: multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from zoo.graph import Call, calls, inlined
 
 layers = keras.layers
 
-_FLOAT_BYTES = 4
 _PER_OUTPUT = (
     layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D, layers.DepthwiseConv1D, layers.DepthwiseConv2D,
 )  # fmt: skip
@@ -40,24 +39,6 @@ def count_macs(model: Any) -> int:
     Each weight of a kernel is used once per position of the output, of a transposed convolution's input.
     """
     return sum(use.size * use.times for use in uses(model))
-
-
-def peak_activation_bytes(model: Any, bytes_per_value: int = _FLOAT_BYTES) -> int:
-    """The most bytes of activations alive at once, when the layers run in the model's order.
-
-    Element-wise layers that a runtime fuses or does in place are counted as if they were not.
-    """
-    steps = list(calls(inlined(model)))
-    last_use = {id(tensor): step for step, call in enumerate(steps) for tensor in call.inputs}
-    alive: dict[int, int] = {}
-    peak = 0
-    for step, call in enumerate(steps):
-        alive |= {id(tensor): math.prod(tensor.shape[1:]) for tensor in call.outputs}
-        peak = max(peak, sum(alive.values()))
-        for tensor in call.inputs:
-            if last_use[id(tensor)] == step:
-                alive.pop(id(tensor), None)
-    return peak * bytes_per_value
 
 
 def _uses(call: Call) -> Iterator[Use]:

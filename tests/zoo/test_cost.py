@@ -7,7 +7,7 @@ from networks import NETWORKS
 
 from zoo.backend import keras
 from zoo.channels import slice_model
-from zoo.cost import Use, count_macs, peak_activation_bytes, uses
+from zoo.cost import Use, count_macs, uses
 
 layers = keras.layers
 
@@ -80,34 +80,6 @@ def test_half_the_channels_take_a_quarter_between_two_cut_layers() -> None:
     assert count_macs(half) == 36 * (4 * 4 + 4 * 4 + 4 * 2)
 
 
-def test_the_peak_of_a_chain_is_its_largest_pair_of_neighbours() -> None:
-    model = after((4, 4, 2), layers.Conv2D(6, 1), layers.Conv2D(3, 1), layers.GlobalAveragePooling2D())
-    # input and first map: 32 + 96; first and second: 96 + 48; second and average: 48 + 3.
-    assert peak_activation_bytes(model) == 4 * (96 + 48)
-
-
-def test_a_residual_sum_keeps_its_shortcut_alive() -> None:
-    inputs = keras.Input((4, 4, 2), name="input")
-    stem = layers.Conv2D(3, 1)(inputs)
-    wide = layers.Conv2D(8, 1)(stem)
-    back = layers.Conv2D(3, 1)(wide)
-    model = keras.Model(inputs, layers.Add()([stem, back]))
-    # While the arm narrows again, the shortcut (16·3) waits beside both of its maps (16·8 and 16·3).
-    assert peak_activation_bytes(model) == 4 * 16 * (3 + 8 + 3)
-    assert peak_activation_bytes(model, bytes_per_value=1) == 16 * (3 + 8 + 3)
-
-
-def test_what_is_read_for_the_last_time_is_forgotten() -> None:
-    inputs = keras.Input((4, 4, 2), name="input")
-    a = layers.Conv2D(4, 1)(inputs)
-    b = layers.Conv2D(4, 1)(inputs)
-    model = keras.Model(inputs, layers.Concatenate()([a, b]))
-    # At the concatenation the input is gone: 16·4 + 16·4 + 16·8.
-    assert peak_activation_bytes(model) == 4 * 16 * (4 + 4 + 8)
-
-
 def test_a_narrower_network_never_needs_more() -> None:
     model = NETWORKS["residual"].build()
-    narrow = slice_model(model, {"stem": 3, "first": 2})
-    assert peak_activation_bytes(narrow) < peak_activation_bytes(model)
-    assert count_macs(narrow) < count_macs(model)
+    assert count_macs(slice_model(model, {"stem": 3, "first": 2})) < count_macs(model)

@@ -117,6 +117,7 @@ class Lowering:
     Attributes:
         channels: the network's analysis.
         pieces: the operators.
+        by_call: each call of a layer, with the operators that it adds.
         left_out: names and types of the layers that no operator is known for, each once.
     """
 
@@ -124,6 +125,7 @@ class Lowering:
         model = counter.channels.model
         self.channels = counter.channels
         self.pieces: list[Piece] = []
+        self.by_call: list[tuple[Call, list[Piece]]] = []
         self.left_out: dict[str, str] = {}
         steps = list(calls(model))
         self._readers = Tally(id(tensor) for call in steps for tensor in call.inputs)
@@ -131,7 +133,9 @@ class Lowering:
         self._reader = {id(tensor): call for call in steps for tensor in call.inputs}
         self._source: dict[int, Piece | None] = {}
         for call in steps:
+            before = len(self.pieces)
             source = self._lower(call)
+            self.by_call.append((call, self.pieces[before:]))
             self._source |= {id(tensor): source for tensor in call.outputs}
 
     def _lower(self, call: Call) -> Piece | None:

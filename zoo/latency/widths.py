@@ -43,12 +43,29 @@ class _Part(NamedTuple):
     operators: dict[Combination, Operator]
 
 
-class _Cost(NamedTuple):
+class Cost(NamedTuple):
+    """Milliseconds of operators, and the bytes of their weights."""
+
     ms: float
     weight_bytes: int
 
-    def plus(self, ms: float, weight_bytes: int) -> _Cost:
-        return _Cost(self.ms + ms, self.weight_bytes + weight_bytes)
+    def plus(self, ms: float, weight_bytes: int) -> Cost:
+        """With another operator's."""
+        return Cost(self.ms + ms, self.weight_bytes + weight_bytes)
+
+
+class PartCosts(NamedTuple):
+    """What an operator of a network costs, by the widths of some groups; uncalibrated.
+
+    Attributes:
+        layer: the name of the layer that it comes from.
+        groups: the groups that it depends on.
+        costs: by their widths, in that order.
+    """
+
+    layer: str
+    groups: tuple[str, ...]
+    costs: Mapping[Combination, Cost]
 
 
 class _Calibration(NamedTuple):
@@ -102,12 +119,13 @@ class WidthTimes:
         self.grid, parts = _priceable(lowering, _checked(counter.channels, grid), self._full, numbers, most)
         own = prices.own_ms(operator for part in parts for operator in part.operators.values())
         self.call_ms = prices.call_ms
-        self._sums: dict[tuple[str, ...], dict[Combination, _Cost]] = {}
         self._calibration = _UNCALIBRATED
-        for part in parts:
-            sums = self._sums.setdefault(part.groups, dict.fromkeys(part.operators, _Cost(0.0, 0)))
-            for widths, operator in part.operators.items():
-                sums[widths] = sums[widths].plus(own.get(operator, 0.0), _weight_bytes(operator))
+        self._parts = [_priced(part, own) for part in parts]
+        self._sums: dict[tuple[str, ...], dict[Combination, Cost]] = {}
+        for part in self._parts:
+            sums = self._sums.setdefault(part.groups, dict.fromkeys(part.costs, Cost(0.0, 0)))
+            for widths, cost in part.costs.items():
+                sums[widths] = sums[widths].plus(*cost)
         self.left_out = lowering.left_out | _unpriced(parts, own)
         _tell(counter.channels.model.name, self.left_out)
 
@@ -122,7 +140,7 @@ class WidthTimes:
         """
         costs = self._costs(keep).values()
         ms = self.call_ms + sum(cost.ms for cost in costs)
-        return ms * self._calibration.factor(sum(cost.weight_bytes for cost in costs))
+        return ms * self.factor(sum(cost.weight_bytes for cost in costs))
 
     def calibrate(self, measured: Sequence[tuple[Keep, float]]) -> None:
         """Brings the times to those of some slices that were measured as a whole.
@@ -152,7 +170,23 @@ class WidthTimes:
         """
         return sum(cost.weight_bytes for cost in self._costs(keep).values())
 
-    def _costs(self, keep: Keep) -> dict[tuple[str, ...], _Cost]:
+    def parts(self) -> list[PartCosts]:
+        """What each operator costs by the widths that it depends on.
+
+        Their sum and ``call_ms``, times the ``factor`` of the sum of their bytes, is what ``ms`` tells.
+        """
+        return self._parts
+
+    def factor(self, weight_bytes: int) -> float:
+        """How many times as long as the sum of its operators a network takes that has weights of so many bytes."""
+        return self._calibration.factor(weight_bytes)
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """The least and the most that ``factor`` gives."""
+        return min(self._calibration.factors), max(self._calibration.factors)
+
+    def _costs(self, keep: Keep) -> dict[tuple[str, ...], Cost]:
         """The cost of the operators that depend on the same groups, by these."""
         widths = self._full | {name: _width(chosen) for name, chosen in keep.items()}
         if unknown := keep.keys() - self._full.keys():
@@ -271,6 +305,11 @@ def _parts(lowering: Lowering, options: WidthGrid, numbers: str, of: str | None 
             operators = {widths: piece.operator(sizes, numbers) for widths, sizes in slices.items()}
             parts.append(_Part(piece, groups, operators))
     return parts
+
+
+def _priced(part: _Part, own: Mapping[Operator, float]) -> PartCosts:
+    costs = {widths: Cost(own.get(op, 0.0), _weight_bytes(op)) for widths, op in part.operators.items()}
+    return PartCosts(part.piece.layer, part.groups, costs)
 
 
 def _combinations(lowering: Lowering, options: WidthGrid) -> int:
