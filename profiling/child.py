@@ -84,7 +84,7 @@ def main(opening: Opening) -> None:
     idle_bytes = peak_bytes()
     limit_memory(opening.max_memory_bytes)
     start = time.perf_counter()
-    model = Model(Path(opening.path), opening.threads)
+    model = Model(Path(opening.path), opening.threads, opening.signature)
     run = model.exercise(opening.signature)
     loaded = time.perf_counter()
     run()

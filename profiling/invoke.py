@@ -5,9 +5,11 @@ Measuring and serving through the same code is what makes a profile hold in the 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ import numpy.typing as npt
 
 from fleetfoot.errors import DeviceError, ModelError, first_line
 from fleetfoot.silence import silenced
+from profiling.nested import nested_signatures, standalone
 
 Array = npt.NDArray[Any]
 
@@ -55,24 +58,48 @@ def time_runs(run: Callable[[], object], runs: int, unrecorded: int) -> list[flo
     return samples
 
 
+def return_freed_memory() -> None:
+    """Gives the system back what was freed, such as by putting a network together; the C library would keep it."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class Model:
     """A LiteRT file in an interpreter of its own, whose number of threads is fixed.
 
     Not re-entrant: the interpreter runs one signature at a time.
+
+    Args:
+        path: the file.
+        threads: of the interpreter.
+        signature: what alone will be run; of networks that are nested in one file, only this one is opened then.
+
+    Attributes:
+        signatures: the names of those that can be run. One that is nested in the file gets an interpreter of its own.
+        size: bytes of what was opened.
+
+    Raises:
+        ModelError: the file is missing, damaged or no LiteRT file, or needs what cannot be had here.
     """
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
+    def __init__(self, path: Path, threads: int = 1, signature: str = "") -> None:
         from ai_edge_litert.interpreter import Interpreter
 
+        content = standalone(path, signature)
+        source = {"model_content": content} if content else {"model_path": str(path)}
         try:
             with silenced():  # it announces the delegate that it uses
-                self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
+                self._interpreter = Interpreter(**source, num_threads=threads)
                 self._interpreter.allocate_tensors()
-            self.signatures: tuple[str, ...] = tuple(self._interpreter.get_signature_list())
+            self._opened: tuple[str, ...] = tuple(self._interpreter.get_signature_list())
         except (ValueError, RuntimeError) as error:
             reason = first_line(error) if str(error) else "it needs more memory than it may have"  # LiteRT says nothing
             raise ModelError(f"{path} is no LiteRT model that can be run here: {reason}") from None
-        self._path = path
+        self.signatures = self._opened if content else self._opened + nested_signatures(path)
+        self.size = len(content) if content else path.stat().st_size
+        self._path, self._threads = path, threads
+        if content:
+            return_freed_memory()
 
     def runner(self, signature: str) -> Runner:
         """The function behind a signature.
@@ -80,8 +107,7 @@ class Model:
         Raises:
             ModelError: no such signature, one with several inputs or outputs, or with some that cannot be filled.
         """
-        self._require_signature(signature)
-        return Runner(self._interpreter.get_signature_runner(signature))
+        return Runner(self._signature_runner(signature))
 
     def exercise(self, signature: str) -> Callable[[], object]:
         """What runs the model once on random inputs: through a runner where there is one input and one output.
@@ -94,8 +120,7 @@ class Model:
         """
         if not self.signatures and not signature:
             return self._exercise_tensors()
-        self._require_signature(signature)
-        run = self._interpreter.get_signature_runner(signature)
+        run = self._signature_runner(signature)
         inputs = run.get_input_details()
         if len(inputs) == len(run.get_output_details()) == 1:
             runner = Runner(run)
@@ -110,8 +135,9 @@ class Model:
         Raises:
             ModelError: no such signature, or inputs of no fixed size or of no numbers.
         """
-        self.exercise(signature)()
-        invoke: Callable[[], object] = self._interpreter.invoke
+        model = self._holding(signature)
+        model.exercise(signature)()
+        invoke: Callable[[], object] = model._interpreter.invoke
         return invoke
 
     def _exercise_tensors(self) -> Callable[[], object]:
@@ -127,11 +153,16 @@ class Model:
 
         return run
 
-    def _require_signature(self, signature: str) -> None:
+    def _signature_runner(self, signature: str) -> Any:
+        return self._holding(signature)._interpreter.get_signature_runner(signature)
+
+    def _holding(self, signature: str) -> Model:
+        """This model, or that of a nested network alone."""
         if not self.signatures:
             raise ModelError(f"{self._path} has no signature: export it with one, as current converters do")
         if signature not in self.signatures:
             raise ModelError(f"no signature {signature!r}: there are {', '.join(self.signatures)}")
+        return self if signature in self._opened else Model(self._path, self._threads, signature)
 
 
 class Runner:

@@ -17,6 +17,7 @@ from fleetfoot.silence import silenced
 from profiling.invoke import Model
 from zoo.backend import keras, tf
 from zoo.datasets import Rows, spread
+from zoo.nesting import nest
 from zoo.paired import sure_gain
 from zoo.quantize import Calibration, quantize_sparing
 from zoo.quantize import quantize as quantize_to
@@ -46,6 +47,8 @@ def export(
 ) -> tuple[str, ...]:
     """Writes networks of the same input into one LiteRT file, each as the signature of its name.
 
+    The largest is the file, the others are nested in it (``profiling.nested``): subnetworks then take little room.
+
     Where int8 loses more than half a point of accuracy and that is not by chance, the operators that lose most
     are kept in float.
 
@@ -57,19 +60,22 @@ def export(
         y: their class indices.
 
     Returns:
-        The names of the operators that were kept in float because integers ruined them.
+        The names of the operators that were kept in float, in any of the networks, because integers ruined them.
 
     Raises:
         ExportError: the converter refuses, for instance because of an operator that LiteRT lacks.
     """
-    model = convert({name: _endpoint(network) for name, network in networks.items()}, list(networks.values()))
-    spared: tuple[str, ...] = ()
-    if quantize:
-        assert x is not None, "a number format needs inputs to calibrate it with"
-        assert y is not None
-        model, spared = _quantized(model, quantize, Calibration(x, list(networks), INPUT), y)
-    write_bytes(path, model)
-    return spared
+    files: dict[str, bytes] = {}
+    spared: dict[str, None] = {}
+    for name, network in networks.items():
+        files[name] = convert({name: _endpoint(network)}, [network])
+        if quantize:
+            assert x is not None, "a number format needs inputs to calibrate it with"
+            assert y is not None
+            files[name], in_float = _quantized(files[name], quantize, Calibration(x, [name], INPUT), y)
+            spared |= dict.fromkeys(in_float)
+    write_bytes(path, nest(files))
+    return tuple(spared)
 
 
 def convert(endpoints: Mapping[str, Endpoint], tracked: Sequence[Any] = ()) -> bytes:
@@ -127,7 +133,7 @@ def _quantized(
 
 def predict(path: Path, signature: str, x: Array | Rows, threads: int = 1) -> Array:
     """Probabilities of shape (examples, classes) that an exported network gives for raw inputs, one at a time."""
-    return Model(path, threads).runner(signature).each(x)
+    return Model(path, threads, signature).runner(signature).each(x)
 
 
 def parity(network: Any, path: Path, signature: str, x: Array, quantize: str | None) -> float:

@@ -17,6 +17,7 @@ from fleetfoot.files import sha256, write_bytes
 from profiling.android.adb import Adb
 from profiling.android.files import FOLDER, PhoneFolder
 from profiling.invoke import Model, Runner
+from profiling.nested import alone
 from profiling.profile import Target
 
 _BATCH_BYTES = 32 << 20
@@ -32,12 +33,12 @@ def answer_on_phone(
         DeviceError: the target cannot be run, or the device went away.
     """
     try:
-        model = Model(target.path)
-        host = model.runner(target.signature)
-        folder.use([sha256(program), sha256(target.path)])
+        host = Model(target.path, 1, target.signature).runner(target.signature)
+        with alone(target.path, target.signature) as file:
+            folder.use([sha256(program), sha256(file)])
+            files = f"{folder.put(program, 0o755)} --graph={folder.put(file)}"
     except (ModelError, OSError) as error:
         raise DeviceError(str(error)) from None
-    files = f"{folder.put(program, 0o755)} --graph={folder.put(target.path)}"
     base = f"{files} {shlex.quote(f'--signature={target.signature}')} --num_threads=1"
     return np.concatenate([_answers(adb, folder, base, host, part) for part in _parts(x, host)])
 

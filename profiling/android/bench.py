@@ -28,7 +28,7 @@ _SHORT_SECONDS = 0.1
 
 
 class Copied(NamedTuple):
-    """A target, the hash of its file, and where on the phone its copy is."""
+    """A target, the hash of its file, and where on the phone a copy of that is, or of the network nested in it."""
 
     target: Target
     file_sha256: str
@@ -145,6 +145,10 @@ class PhoneBench:
             DeviceError: it cannot be measured so, or the device went away.
         """
         target = self._copied[name].target
+
+        def several() -> bool:
+            return len(read_model(target.path, target.signature).signatureDefs or ()) > 1
+
         invocation = Invocation(self._copied[name].remote, target.signature, seconds, warmup_seconds, operators)
         answer = self._adb.run(command(self._binary, invocation, self._conditions, self._cores), _TIMEOUT_SECONDS)
-        return read(answer, self._conditions, lambda: len(read_model(target.path).signatureDefs or ()) > 1)
+        return read(answer, self._conditions, several)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from fleetfoot import __version__
 from fleetfoot.console import progress
-from fleetfoot.errors import DeviceError
+from fleetfoot.errors import DeviceError, ModelError
 from fleetfoot.files import sha256
 from profiling.android.adb import Adb
 from profiling.android.answers import answer_on_phone
@@ -25,6 +25,7 @@ from profiling.android.files import PhoneFolder
 from profiling.android.summaries import as_blocks, summarize_invocations
 from profiling.android.turns import PhoneTurns
 from profiling.device import DeviceOptions
+from profiling.nested import alone
 from profiling.profile import Conditions, DeviceInfo, Energy, Measurement, OperatorTime, Profile, Target
 from profiling.stability import marks
 from profiling.statistics import Effort, paired_ratio
@@ -143,17 +144,18 @@ class AndroidDevice:
         Raises:
             DeviceError: the tool cannot be copied, or the device went away.
         """
-        hashes, failures = _hashes(targets)
-        self._folder.use([sha256(binary), *hashes.values()])
-        remote_binary = self._folder.put(binary, 0o755)
         copied: dict[str, Copied] = {}
-        with progress("copying to the device", len(targets)) as advance:
+        with progress("copying to the device", len(targets)) as advance, ExitStack() as stack:
+            files, failures = _files(targets, stack)
+            self._folder.use([sha256(binary), *map(sha256, files.values())])
+            remote_binary = self._folder.put(binary, 0o755)
             for target in targets:
                 advance(1)
                 if target.name in failures:
                     continue
                 try:
-                    copied[target.name] = Copied(target, hashes[target.name], self._folder.put(target.path))
+                    remote = self._folder.put(files[target.name])
+                    copied[target.name] = Copied(target, sha256(target.path), remote)
                 except DeviceError as error:
                     if self._adb.lost is not None:
                         raise
@@ -192,16 +194,22 @@ def _program(path: Path | None, missing: str, device: DeviceInfo) -> Path:
     return path
 
 
-def _hashes(targets: Sequence[Target]) -> tuple[dict[str, str], dict[str, str]]:
-    """The hashes of the targets' files by the targets' names, and why others have none."""
-    hashes: dict[str, str] = {}
+def _files(targets: Sequence[Target], stack: ExitStack) -> tuple[dict[str, Path], dict[str, str]]:
+    """What the phone's tools, which know no nested networks, are given, by the targets' names; why others have nothing.
+
+    The stack removes the files that are temporary.
+    """
+    files: dict[str, Path] = {}
     failures: dict[str, str] = {}
     for target in targets:
         try:
-            hashes[target.name] = sha256(target.path)
+            target.path.open("rb").close()
+            files[target.name] = stack.enter_context(alone(target.path, target.signature))
         except OSError as error:
             failures[target.name] = f"{target.path} cannot be read: {error.strerror}"
-    return hashes, failures
+        except ModelError as error:
+            failures[target.name] = str(error)
+    return files, failures
 
 
 def _measurement(

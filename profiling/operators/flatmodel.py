@@ -13,6 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from fleetfoot.errors import FleetfootError, ModelError, first_line
 from fleetfoot.files import write_bytes
+from profiling.nested import nested_signatures, standalone
 from profiling.operators.operator import Operator, Tensor, Value
 
 _IDENTIFIER = b"TFL3"
@@ -48,14 +49,18 @@ def damage_explained(path: Path) -> Iterator[None]:
         raise ModelError(f"{path} is a damaged LiteRT file: {first_line(error)}") from None
 
 
-def read_model(path: Path) -> Any:
+def read_model(path: Path, signature: str = "") -> Any:
     """The objects in a LiteRT file.
+
+    Args:
+        path: the file.
+        signature: what is wanted of it; of one that is nested in the file, the objects are those of its network alone.
 
     Raises:
         ModelError: it is not there, is no LiteRT file, or is damaged.
     """
     try:
-        data = path.read_bytes()
+        data = standalone(path, signature) or path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from None
     if data[4:8] != _IDENTIFIER:
@@ -83,8 +88,13 @@ def write_model(model: Any, path: Path) -> None:
     write_bytes(path, bytes(builder.Output()))
 
 
-def graph_of(model: Any, signature: str) -> Any:
+def graph_of(model: Any, signature: str, others: Sequence[str] = ()) -> Any:
     """The subgraph behind a signature; behind an empty one, that of a file without signatures.
+
+    Args:
+        model: the objects in the file.
+        signature: one of theirs.
+        others: those that the file has besides, which a refusal names too.
 
     Raises:
         ModelError: no such signature.
@@ -93,18 +103,19 @@ def graph_of(model: Any, signature: str) -> Any:
     if not found and not signature:
         return model.subgraphs[0]
     if signature not in found:
-        raise ModelError(f"no signature {signature!r}: there are {', '.join(found) or 'none'}")
+        raise ModelError(f"no signature {signature!r}: there are {', '.join((*found, *others)) or 'none'}")
     return model.subgraphs[found[signature]]
 
 
 def signatures_of(path: Path) -> tuple[str, ...]:
-    """The names of a file's signatures.
+    """The names of a file's signatures, and after them of those that are nested in it.
 
     Raises:
         ModelError: a file that cannot be read.
     """
     with damage_explained(path):
-        return tuple(named.signatureKey.decode() for named in read_model(path).signatureDefs or [])
+        own = tuple(named.signatureKey.decode() for named in read_model(path).signatureDefs or [])
+        return own + nested_signatures(path)
 
 
 def kind_of(model: Any, operator: Any) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from ai_edge_litert import schema_py_generated as schema
 
 from fleetfoot.errors import ModelError
+from profiling.nested import nested_signatures
 from profiling.operators.flatmodel import (
     KINDS,
     TYPES,
@@ -40,11 +42,17 @@ def read_operators(path: Path, signature: str) -> list[Operator]:
     Raises:
         ModelError: a file that cannot be read, or has no such signature.
     """
-    model = read_model(path)
-    with damage_explained(path):
-        graph = graph_of(model, signature)
+    with _reading(path, signature) as (model, graph):
         unpacked = unpackers(model, graph)
         return [describe(model, graph, operator, unpacked) for operator in _running(graph, unpacked)]
+
+
+@contextmanager
+def _reading(path: Path, signature: str) -> Iterator[tuple[Any, Any]]:
+    """The objects of the network behind a signature, and its graph, for a block that reads them."""
+    model = read_model(path, signature)
+    with damage_explained(path):
+        yield model, graph_of(model, signature, nested_signatures(path))
 
 
 def _running(graph: Any, unpacked: dict[int, Any]) -> list[Any]:
@@ -59,9 +67,7 @@ def cut_operator(path: Path, signature: str, index: int, out: Path) -> None:
     Raises:
         ModelError: a file that cannot be read, or has no such signature or operator.
     """
-    model = read_model(path)
-    with damage_explained(path):
-        graph = graph_of(model, signature)
+    with _reading(path, signature) as (model, graph):
         unpacked = unpackers(model, graph)
         running = _running(graph, unpacked)
         if not 0 <= index < len(running):

@@ -15,6 +15,7 @@ from fleetfoot.console import note
 from fleetfoot.errors import DeviceError, NotAZooError, SchemaError
 from fleetfoot.files import Document
 from fleetfoot.folders import cache_directory
+from profiling.nested import alone
 from profiling.operators import layers
 from profiling.operators.design import design
 from profiling.operators.operator import Operator
@@ -118,10 +119,11 @@ def _time_idle(time_call: Callable[[Path], float]) -> float:
 
 def operator_times(path: Path, signature: str, time_models: TimeModels) -> tuple[OperatorTime, ...]:
     """The times of a network's operators, as ``time_operators`` has them, for a profile."""
-    return tuple(
-        OperatorTime(name=operator.title, kind=operator.kind, ms=ms)
-        for operator, ms in time_operators(path, signature, time_models)
-    )
+    with alone(path, signature) as file:  # else a nested network is put together for each of its operators
+        return tuple(
+            OperatorTime(name=operator.title, kind=operator.kind, ms=ms)
+            for operator, ms in time_operators(file, signature, time_models)
+        )
 
 
 def measure_table(

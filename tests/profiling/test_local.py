@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from smallmodels import addition
+from smallmodels import INPUTS, Product, addition
 
 from fleetfoot.errors import DeviceError
 from fleetfoot.files import sha256
@@ -136,6 +136,29 @@ def test_signatures_of_one_file_are_measured_apart(targets: dict[str, Target]) -
     assert narrow.path == wide.path
     profile = LocalDevice().measure([wide, narrow], effort=Effort(min_runs=400, max_runs=1000))
     assert profile.measurements[narrow.name].relative.value < 1
+
+
+def test_a_nested_network_is_measured_as_if_it_were_alone(products: dict[str, Product]) -> None:
+    wide, narrow = products["wide"].target, products["narrow"].target
+    profile = LocalDevice().measure([wide, narrow], effort=QUICK, operators=True)
+    assert profile.failures == {}
+    assert profile.covers({one.name: sha256(wide.path) for one in (wide, narrow)})
+    of_wide, of_narrow = profile.measurements["wide"], profile.measurements["narrow"]
+    assert (of_wide.signature, of_narrow.signature) == ("wide", "narrow")
+    assert of_narrow.relative.value < 1
+    assert of_narrow.peak_memory_bytes < of_wide.peak_memory_bytes - (4 << 20)  # the wide one's weights have 8 MB
+    assert [operator.name for operator in of_wide.operators] == ["256 → 8192"]
+    assert [operator.name for operator in of_narrow.operators] == ["256 → 64"]
+
+
+def test_a_nested_network_that_is_damaged_is_a_failure_while_the_others_are_measured(
+    damaged_products: dict[str, Product],
+) -> None:
+    wide, narrow = damaged_products["wide"].target, damaged_products["narrow"].target
+    profile = LocalDevice().measure([wide, narrow], effort=QUICK)
+    assert list(profile.measurements) == ["wide"]
+    assert f"{narrow.path} is damaged, so that narrow cannot be put together" in profile.failures["narrow"]
+    assert "\n" not in profile.failures["narrow"]
 
 
 def test_models_without_a_signature_and_of_two_inputs_are_measured(tmp_path: Path) -> None:
@@ -345,6 +368,13 @@ def test_a_model_answers_there_as_it_does_here(small: Target) -> None:
     np.testing.assert_array_equal(answers, 2 * x)
     assert answers.dtype == np.float32
     assert children() == before
+
+
+@pytest.mark.parametrize("name", ["wide", "middle", "narrow"])
+def test_a_nested_network_answers_by_itself(products: dict[str, Product], name: str) -> None:
+    x = np.random.default_rng(0).uniform(0, 1, (5, INPUTS)).astype(np.float32)
+    answers = LocalDevice().answer(products[name].target, x)
+    np.testing.assert_allclose(answers, products[name].answers(x), atol=1e-3)
 
 
 @pytest.mark.parametrize("options", [{"two_inputs": True}, {"signature": False}])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from smallmodels import addition
+from smallmodels import Product, addition
 
 from profiling.commands import profile_model
 from profiling.operators.design import design
@@ -59,6 +59,14 @@ def test_two_files_of_one_name_are_told_apart_by_their_folders(call: Call, tmp_p
     assert status == 0
     (profile,) = msgspec.json.decode(out, type=list[Profile])
     assert list(profile.measurements) == [str(tmp_path / folder / "model.tflite") for folder in ("one", "other")]
+
+
+def test_networks_that_are_nested_in_a_file_are_measured_each(call: Call, products: dict[str, Product]) -> None:
+    path = products["wide"].target.path
+    status, out, err = call(path, "--json")
+    assert status == 0, err
+    (profile,) = msgspec.json.decode(out, type=list[Profile])
+    assert list(profile.measurements) == [f"{path.name}:{name}" for name in products]
 
 
 def test_a_model_without_signatures_can_be_measured_operators_and_all(call: Call, tmp_path: Path) -> None:

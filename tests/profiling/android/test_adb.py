@@ -265,6 +265,17 @@ def test_a_name_that_nobody_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     assert refusal("phone.invalid:5555") == "phone.invalid:5555 is no known host: check the name"
 
 
+@pytest.fixture(scope="session")
+def usb1() -> Any:
+    """What speaks to cables; the system's libusb is needed for it."""
+    try:
+        from adb_shell.transport import usb_transport
+    except (ImportError, OSError) as error:
+        pytest.skip(f"USB cannot be used here: {error}")
+    return usb_transport.usb1
+
+
+@pytest.mark.usefixtures("usb1")
 def test_a_serial_number_that_is_not_plugged_in_is_told() -> None:
     assert "is not among the USB devices: plug it in" in refusal("R58M12ABCDE")
 
@@ -285,9 +296,9 @@ def test_a_cable_carries_what_the_network_does(phone: Phone, tmp_path: Path, mon
         ("USBErrorNoDevice", "is offline"),
     ],
 )
-def test_what_is_wrong_with_a_cable_is_told(error: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    usb1 = pytest.importorskip("usb1")
-
+def test_what_is_wrong_with_a_cable_is_told(
+    usb1: Any, error: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_: str) -> None:
         raise getattr(usb1, error)
 

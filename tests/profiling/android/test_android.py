@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from adbd import Phone
+from smallmodels import INPUTS, Product
 
 from fleetfoot.errors import DeviceError
 from fleetfoot.files import sha256
@@ -18,6 +19,7 @@ from profiling.android.adb import Adb, Answer
 from profiling.android.device import AndroidDevice
 from profiling.device import DeviceOptions, connect_device
 from profiling.local import LocalDevice
+from profiling.nested import alone
 from profiling.operators import layers, table
 from profiling.profile import Conditions, Profile, Target
 from profiling.statistics import Effort
@@ -83,6 +85,12 @@ def copies(phone: Phone) -> set[str]:
     return (
         {path.name for path in folder.iterdir() if not path.name.startswith("session-")} if folder.exists() else set()
     )
+
+
+def sha256_there(target: Target) -> str:
+    """The hash of what the phone is given of a target."""
+    with alone(target.path, target.signature) as file:
+        return sha256(file)
 
 
 def benchmarks(phone: Phone) -> list[str]:
@@ -158,7 +166,27 @@ def test_the_signatures_of_one_file_are_measured_each(
     profile = device.measure(nested, effort=QUICK)
     assert len(profile.measurements) == 2
     assert {target.signature for target in nested} == {one.signature for one in profile.measurements.values()}
-    assert len(copies(phone)) == 2
+    assert profile.covers({target.name: sha256(target.path) for target in nested})
+    assert copies(phone) == {*map(sha256_there, nested), sha256(phone.tools / "benchmark_model")}
+
+
+def test_nested_networks_are_copied_and_run_alone(
+    phone: Phone, device: AndroidDevice, products: dict[str, Product], damaged_products: dict[str, Product]
+) -> None:
+    wide, narrow = products["wide"].target, products["narrow"].target
+    damaged = damaged_products["middle"].target._replace(name="damaged")
+    profile = device.measure([wide, narrow, damaged], effort=QUICK, operators=True)
+    assert list(profile.measurements) == ["wide", "narrow"]
+    assert "is damaged, so that middle cannot be put together" in profile.failures["damaged"]
+    assert {one.file_sha256 for one in profile.measurements.values()} == {sha256(wide.path)}
+    assert profile.measurements["narrow"].relative.value < 1
+    sizes = sorted((phone.scratch / "fleetfoot" / sha256_there(target)).stat().st_size for target in (wide, narrow))
+    assert sizes[0] < 100_000 < sizes[1]
+    x = np.random.default_rng(0).uniform(0, 1, (5, INPUTS)).astype(np.float32)
+    for product in products.values():
+        np.testing.assert_allclose(device.answer(product.target, x), product.answers(x), atol=1e-3)
+    with pytest.raises(DeviceError, match="is damaged, so that middle cannot be put together"):
+        device.answer(damaged, x)
 
 
 def test_conditions_are_kept(phone: Phone, device: AndroidDevice, pair: list[Target]) -> None:
@@ -312,7 +340,7 @@ def test_answers_are_those_of_this_machine(
     answers = device.answer(target, x)
     np.testing.assert_allclose(answers, LocalDevice().answer(target, x), atol=1e-5)
     assert answers.dtype == np.float32
-    assert copies(phone) == {sha256(target.path), sha256(phone.tools / "run_model")}
+    assert copies(phone) == {sha256_there(target), sha256(phone.tools / "run_model")}
 
 
 def test_answers_need_a_runner_and_a_model(phone: Phone, device: AndroidDevice, pair: list[Target]) -> None:

@@ -28,6 +28,7 @@ from agents import (
     dense_model,
     make_certificate,
 )
+from smallmodels import INPUTS, Product
 
 from fleetfoot.errors import DeviceError, FleetfootError, UsageError
 from fleetfoot.files import sha256
@@ -107,6 +108,23 @@ def test_a_profile_is_as_it_was_made_there(device: RemoteDevice, target: Target,
 def test_answers_are_those_of_this_machine(device: RemoteDevice, target: Target) -> None:
     x = np.random.default_rng(0).normal(size=(300, 64)).astype(np.float32)  # more than travel at once
     np.testing.assert_array_equal(device.answer(target, x), LocalDevice().answer(target, x))
+
+
+def test_nested_networks_are_sent_as_one_file_and_run_alone(
+    device: RemoteDevice, products: dict[str, Product], damaged_products: dict[str, Product]
+) -> None:
+    wide, narrow = products["wide"].target, products["narrow"].target
+    damaged = damaged_products["middle"].target._replace(name="damaged")
+    profile = device.measure([wide, narrow, damaged], effort=QUICK, operators=True)
+    assert list(profile.measurements) == ["wide", "narrow"]
+    assert "is damaged, so that middle cannot be put together" in profile.failures["damaged"]
+    of_wide, of_narrow = profile.measurements.values()
+    assert of_wide.file_sha256 == of_narrow.file_sha256 == sha256(wide.path)
+    assert of_narrow.peak_memory_bytes < of_wide.peak_memory_bytes - (4 << 20)
+    assert [operator.name for operator in of_narrow.operators] == ["256 → 64"]
+    x = np.random.default_rng(0).uniform(0, 1, (5, INPUTS)).astype(np.float32)
+    for product in products.values():
+        np.testing.assert_allclose(device.answer(product.target, x), product.answers(x), atol=1e-3)
 
 
 def test_inference_there_tells_what_each_input_took(device: RemoteDevice, target: Target) -> None:

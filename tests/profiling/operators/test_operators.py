@@ -5,11 +5,14 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from smallmodels import INPUTS, Product
 
 from fleetfoot.errors import ModelError
+from profiling.invoke import Model
 from profiling.operators import layers
+from profiling.operators.flatmodel import signatures_of
 from profiling.operators.operator import Operator, Tensor
-from profiling.operators.single import SIGNATURE, read_operators, synthesize
+from profiling.operators.single import SIGNATURE, cut_operator, read_operators, synthesize
 
 
 @pytest.fixture
@@ -78,6 +81,20 @@ def test_small_integer_constants_keep_their_values() -> None:
 def test_another_signature_is_refused_by_name(file: Path) -> None:
     with pytest.raises(ModelError, match="no signature 'other': there are operator"):
         read_operators(file, "other")
+
+
+def test_nested_networks_have_operators_of_their_own(products: dict[str, Product], tmp_path: Path) -> None:
+    path = products["wide"].target.path
+    assert signatures_of(path) == ("wide", "middle", "narrow")
+    for name, product in products.items():
+        (operator,) = read_operators(path, name)
+        assert operator.weights.shape == product.weights.shape
+        cut_operator(path, name, 0, tmp_path / "cut.tflite")
+        x = np.random.default_rng(0).uniform(0, 1, (1, INPUTS)).astype(np.float32)
+        answer = Model(tmp_path / "cut.tflite").runner(SIGNATURE)(x)
+        np.testing.assert_allclose(answer, product.answers(x), atol=1e-3)
+    with pytest.raises(ModelError, match="no signature 'other': there are wide, middle, narrow"):
+        read_operators(path, "other")
 
 
 @pytest.mark.parametrize("content", [b"", b"short", b"x" * 1000])

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from smallmodels import Product
 
 from profiling.local import LocalDevice
 from profiling.operators import layers, table
 from profiling.operators.operator import Operator
 from profiling.operators.prediction import with_predictions
-from profiling.operators.single import SIGNATURE, synthesize
-from profiling.operators.table import OperatorTable, Timing, kept_table
+from profiling.operators.single import SIGNATURE, read_operators, synthesize
+from profiling.operators.table import OperatorTable, Timing, kept_table, measure_table
 from profiling.profile import Conditions, Target
 from profiling.statistics import Effort
 
@@ -89,3 +90,16 @@ def test_a_profile_tells_what_was_predicted_for_what_the_table_can_price(tmp_pat
     assert unpriced.predicted_ms is None
     assert predicted.prediction_error is not None
     assert profile.prediction_error is None
+
+
+def test_nested_networks_are_predicted_each_from_its_own_operators(products: dict[str, Product]) -> None:
+    def by_size(paths: Sequence[Path]) -> list[Timing | None]:
+        return [Timing(path.stat().st_size / 1e6, 3) for path in paths]
+
+    targets = [product.target for product in products.values()]
+    operators = [operator for target in targets for operator in read_operators(target.path, target.signature)]
+    made = measure_table(operators, by_size, device_id="board", threads=1, versions=VERSIONS)
+    profile = LocalDevice().measure(targets, effort=Effort(min_runs=5, max_runs=5))
+    predicted = [one.predicted_ms for one in with_predictions(profile, targets, made).measurements.values()]
+    weights = [product.weights.nbytes / 1e6 for product in products.values()]
+    assert predicted == pytest.approx(weights, abs=0.01)
