@@ -14,7 +14,6 @@ from fleetfoot.errors import ModelError
 from zoo.augment import check_augmentations
 from zoo.backend import make_deterministic
 from zoo.batches import TrainingData
-from zoo.channels import can_be_cut
 from zoo.datasets import Dataset, split_indices
 from zoo.finetune import FINE_TUNING_RATE, FRESH_RATE, recalibrate_batch_norm, train
 from zoo.models import Base, base_model
@@ -37,8 +36,7 @@ def begin_base(options: BuildOptions, dataset: Dataset) -> Base:
     make_deterministic(options.seed)
     base = base_model(options.model, dataset, split_indices(dataset, options.seed)["train"])
     with redirect_stderr(io.StringIO()):  # what there is to say of the grid is said when it is made for good
-        task = Task(base.model, order_file="" if can_be_cut(base.model) else None)
-        make_strategy(options.strategy, task, options.grid).propose()
+        make_strategy(options.strategy, Task(base.model), options.grid).propose()
     return base
 
 

@@ -7,7 +7,6 @@ finished by running it again.
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ import msgspec
 
 from fleetfoot.console import be_quiet, note, progress, warn
 from fleetfoot.errors import NotAZooError, SchemaError, UsageError, ZooError
-from fleetfoot.files import atomic_path, is_document, is_temporary, remove_temporaries, sha256, write_bytes
+from fleetfoot.files import atomic_path, is_document, is_temporary, remove_temporaries, sha256
 from profiling.device import connected
 from profiling.profile import Profile, require_all
 from zoo.backend import tf
@@ -27,10 +26,8 @@ from zoo.base import begin_base, finish_base
 from zoo.batches import TrainingData
 from zoo.candidates import UNFINISHED, Bench, base_path, make_candidate
 from zoo.catalog import BUILT_FILES, Manifest, Variant, Zoo, profile_path
-from zoo.channels import can_be_cut
 from zoo.datasets import Dataset, Indices, Split, load_dataset, split_indices, takes_size
 from zoo.formats import register_custom_objects
-from zoo.importance import importance, order
 from zoo.measure import record_outcomes, with_outcomes
 from zoo.models import Base, image_size
 from zoo.outcomes import Outcomes
@@ -102,7 +99,7 @@ def _build(
     data = TrainingData.of(dataset, splits, options.augment)
     _ensure_base(out, options, dataset, data, start)
     bench = Bench.open(out, data)
-    task = Task(bench.base, data, options.device, _ensure_order(bench), out / "search" / "proposals.json")
+    task = Task(bench.base, data, options.device, out)
     strategy = make_strategy(options.strategy, task, options.grid)
     journal = Journal(out / Journal.FILE)
     trials = list(_make_all(strategy, journal, bench, record, jobs))
@@ -208,16 +205,6 @@ def _ensure_base(out: Path, options: BuildOptions, dataset: Dataset, data: Train
         base.model.save(temporary, include_optimizer=False)
 
 
-def _ensure_order(bench: Bench) -> str | None:
-    """Writes the channel orders, named by their content; None for a base model that cannot be cut."""
-    if not can_be_cut(bench.base):
-        return None
-    text = msgspec.json.encode(order(importance(bench.base, "l2")), order="sorted")
-    name = f"base/order-{hashlib.sha256(text).hexdigest()[:8]}.json"
-    write_bytes(bench.zoo / name, text)
-    return name
-
-
 def _make_all(strategy: Strategy, journal: Journal, bench: Bench, record: BuildRecord, jobs: int) -> Iterator[Trial]:
     """Makes what the strategy proposes, and takes from the journal what was made before."""
     while proposals := strategy.propose():
@@ -234,8 +221,8 @@ def _is_made(journal: Journal, zoo: Path, proposal: Proposal) -> bool:
     if recipes not in journal:
         return False
     made = journal.trial(recipes).variants
-    path = zoo / made[0].file
-    return _were_removed(zoo, made) or (path.exists() and sha256(path) == made[0].sha256)
+    files = {zoo / variant.file: variant.sha256 for variant in made}
+    return _were_removed(zoo, made) or all(path.exists() and sha256(path) == digest for path, digest in files.items())
 
 
 def _were_removed(zoo: Path, variants: Sequence[Variant]) -> bool:

@@ -12,21 +12,23 @@ import msgspec
 
 import zoo.architectures  # noqa: F401 - registers the layers that base models may have
 from fleetfoot.errors import DamagedFileError, ModelError, UsageError, first_line
-from fleetfoot.files import sha256
+from fleetfoot.files import sha256, write_bytes
 from zoo.backend import keras, make_deterministic
 from zoo.batches import TrainingData
 from zoo.blocks import drop_blocks
 from zoo.catalog import Variant
 from zoo.channels import permute_model, slice_model
-from zoo.cost import count_macs, peak_activation_bytes
+from zoo.cost import count_macs
 from zoo.datasets import spread
 from zoo.export import export, parity, predict
 from zoo.finetune import FINE_TUNING_RATE, cut_rate, recalibrate_batch_norm, train
 from zoo.lowrank import FITTING_INPUTS, decompose, refine
-from zoo.recipe import Recipe
+from zoo.memory import peak_activation_bytes
+from zoo.recipe import Recipe, Training
 from zoo.search.journal import Trial
 from zoo.search.strategy import Proposal
-from zoo.subnetworks import train_jointly
+from zoo.subnetworks import Exits, Member, cut_member, read_order, train_exits, train_jointly, with_exits
+from zoo.subnetworks.resumable import resumable
 
 UNFINISHED = "unfinished"
 """Where trainings are kept while they run, so that they can go on after a kill."""
@@ -62,39 +64,75 @@ def base_path(zoo: Path) -> Path:
 
 
 def make_candidate(bench: Bench, proposal: Proposal) -> Trial:
-    """Makes all variants of a proposal, in one file, and measures their accuracy on the tune split.
+    """Makes all variants of a proposal, those of a number format in one file, and measures their tune accuracy.
 
     Raises:
         ModelError: a recipe does not fit the base model, or the result cannot be exported.
     """
     start = time.monotonic()
+    if any(recipe.exit for recipe in proposal.recipes.values()):
+        variants = _resumable(bench, proposal.recipes)
+        return Trial(variants=variants, seconds=round(time.monotonic() - start, 3))
     networks = make_networks(bench, proposal.recipes)
-    (quantize,) = {recipe.quantize for recipe in proposal.recipes.values()}
-    ids = {name: variant_id(name, recipe) for name, recipe in proposal.recipes.items()}
-    file = f"variants/{_file_stem(ids)}.tflite"
-    path = bench.zoo / file
-    signatures = {ids[name]: network for name, network in networks.items()}
-    spared = export(signatures, path, quantize=quantize, x=bench.data.x_tune, y=bench.data.y_tune)
-    digest = sha256(path)
-    variants = tuple(
-        Variant(
-            id=ids[name],
-            file=file,
-            sha256=digest,
-            signature=ids[name],
-            recipe=recipe,
-            parent=None if recipe == Recipe() else variant_id("base", Recipe()),
-            accuracy={"tune": _accuracy(path, ids[name], bench.data)},
-            macs=count_macs(networks[name]),
-            parameters=networks[name].count_params(),
-            size=path.stat().st_size,
-            peak_activation_bytes=peak_activation_bytes(networks[name], _BYTES_PER_ACTIVATION[quantize]),
-            parity=parity(networks[name], path, ids[name], spread(bench.data.x_tune, _PARITY_INPUTS), quantize),
-            float_operators=spared,
-        )
-        for name, recipe in proposal.recipes.items()
-    )
+    by_format: dict[str | None, dict[str, Recipe]] = {}
+    for name, recipe in proposal.recipes.items():
+        by_format.setdefault(recipe.quantize, {})[name] = recipe
+    variants = tuple(variant for recipes in by_format.values() for variant in _exported(bench, recipes, networks))
     return Trial(variants=variants, seconds=round(time.monotonic() - start, 3))
+
+
+def _exported(bench: Bench, recipes: Mapping[str, Recipe], networks: Mapping[str, Any]) -> list[Variant]:
+    """The variants of recipes of one number format, in one file."""
+    (quantize,) = {recipe.quantize for recipe in recipes.values()}
+    ids, path = _ids(recipes), _file(bench, recipes)
+    signatures = {ids[name]: networks[name] for name in recipes}
+    spared = export(signatures, path, quantize=quantize, x=bench.data.x_tune, y=bench.data.y_tune)
+    return [_variant(bench, ids[name], recipe, networks[name], path, spared) for name, recipe in recipes.items()]
+
+
+def _resumable(bench: Bench, recipes: Mapping[str, Recipe]) -> tuple[Variant, ...]:
+    """The variants of early exits that go on from each other, in one file."""
+    exits = make_exits(bench, recipes)
+    ids, path = _ids(recipes), _file(bench, recipes)
+    networks = dict(zip(ids.values(), exits.networks, strict=True))
+    write_bytes(path, resumable(networks, exits.features))
+    before = [None, *list(ids.values())[:-1]]
+    return tuple(
+        msgspec.structs.replace(_variant(bench, ids[name], recipe, network, path), resumes=resumes)
+        for (name, recipe), network, resumes in zip(recipes.items(), networks.values(), before, strict=True)
+    )
+
+
+def _ids(recipes: Mapping[str, Recipe]) -> dict[str, str]:
+    return {name: variant_id(name, recipe) for name, recipe in recipes.items()}
+
+
+def _file(bench: Bench, recipes: Mapping[str, Recipe]) -> Path:
+    """Named by the id of a variant that is alone in it; for a family, by all ids."""
+    first, *others = _ids(recipes).values()
+    digest = hashlib.sha256("+".join((first, *others)).encode()).hexdigest()[:8]
+    return bench.zoo / "variants" / f"{f'subnetworks-{digest}' if others else first}.tflite"
+
+
+def _variant(
+    bench: Bench, name: str, recipe: Recipe, network: Any, path: Path, spared: tuple[str, ...] = ()
+) -> Variant:
+    """What there is to say of a variant in a file that is written."""
+    return Variant(
+        id=name,
+        file=path.relative_to(bench.zoo).as_posix(),
+        sha256=sha256(path),
+        signature=name,
+        recipe=recipe,
+        parent=None if recipe == Recipe() else variant_id("base", Recipe()),
+        accuracy={"tune": _accuracy(path, name, bench.data)},
+        macs=count_macs(network),
+        parameters=network.count_params(),
+        size=path.stat().st_size,
+        peak_activation_bytes=peak_activation_bytes(network, _BYTES_PER_ACTIVATION[recipe.quantize]),
+        parity=parity(network, path, name, spread(bench.data.x_tune, _PARITY_INPUTS), recipe.quantize),
+        float_operators=spared,
+    )
 
 
 def make_networks(bench: Bench, recipes: Mapping[str, Recipe]) -> dict[str, Any]:
@@ -107,7 +145,7 @@ def make_networks(bench: Bench, recipes: Mapping[str, Recipe]) -> dict[str, Any]
     first = next(iter(recipes.values()))
     make_deterministic(first.training.seed if first.training else 0)
     if first.order is not None:
-        return _nested(bench, recipes, read_order(bench.zoo / first.order))
+        return _nested(bench, recipes, read_order(bench.zoo, first.order))
     if len(recipes) != 1:
         raise UsageError("only the subnetworks of one order are made together")
     network = _decomposed(bench, first) if first.ranks else cut(bench.base, first)
@@ -115,6 +153,50 @@ def make_networks(bench: Bench, recipes: Mapping[str, Recipe]) -> dict[str, Any]
     if first.training:
         _fine_tune(network, first, bench, name)
     return {name: network}
+
+
+def make_exits(bench: Bench, recipes: Mapping[str, Recipe]) -> Exits:
+    """The networks of recipes with exits, trained together on one trunk.
+
+    Raises:
+        UsageError: recipes that are no exits of one base model, or of several trainings, or without the whole network.
+        ModelError: the base model has no such exits.
+    """
+    shares = [recipe.exit for recipe in recipes.values() if recipe.exit]
+    if len(shares) != len(recipes) or any(recipe != _exit_alone(recipe) for recipe in recipes.values()):
+        raise UsageError("early exits are of the base model as it is, and only they are made together")
+    if shares[-1] != 1:
+        raise UsageError("early exits are made together with the whole network: give it as the last, with the exit 1")
+    training = _training_of(recipes)
+    make_deterministic(training.seed if training else 0)
+    exits = with_exits(bench.base, shares)
+    if training and training.epochs:
+        train_exits(
+            exits,
+            bench.data,
+            epochs=training.epochs,
+            learning_rate=cut_rate(bench.base),
+            teacher=bench.base if training.teacher else None,
+            seed=training.seed,
+            checkpoint=bench.zoo / UNFINISHED / next(iter(recipes.values())).digest,
+        )
+    return exits
+
+
+def _training_of(recipes: Mapping[str, Recipe]) -> Training | None:
+    """How recipes are trained together.
+
+    Raises:
+        UsageError: they do not agree.
+    """
+    first, *others = {recipe.training for recipe in recipes.values()}
+    if others:
+        raise UsageError(f"{' and '.join(recipes)} are trained together: give them one training")
+    return first
+
+
+def _exit_alone(recipe: Recipe) -> Recipe:
+    return Recipe(exit=recipe.exit, training=recipe.training)
 
 
 def _decomposed(bench: Bench, recipe: Recipe) -> Any:
@@ -157,6 +239,10 @@ def cut(base: Any, recipe: Recipe) -> Any:
     """
     if recipe.build:
         raise ModelError("this version makes no recipes with other architectures")
+    if recipe.order is not None:  # which matters to the weights only
+        return cut_member(base, _member(recipe))
+    if recipe.exit is not None:
+        return with_exits(base, [recipe.exit]).networks[0]
     network = drop_blocks(base, recipe.drop) if recipe.drop else base
     network = slice_model(network, recipe.keep) if recipe.keep else network
     return decompose(network, recipe.ranks) if recipe.ranks else network
@@ -167,41 +253,48 @@ def variant_id(name: str, recipe: Recipe) -> str:
     return f"{name}-{recipe.digest[:8]}"
 
 
-def read_order(path: Path) -> dict[str, list[int]]:
-    """The channel orders that nested subnetworks are prefixes of: channel group → permutation."""
-    return msgspec.json.decode(path.read_bytes(), type=dict[str, list[int]])
-
-
 def _nested(bench: Bench, recipes: Mapping[str, Recipe], order: Mapping[str, list[int]]) -> dict[str, Any]:
-    if any(recipe.ranks or recipe.drop for recipe in recipes.values()):
-        raise UsageError("this version decomposes no subnetworks, and drops no blocks of them")
-    ladder = [{group: _prefix(kept) for group, kept in recipe.keep.items()} for recipe in recipes.values()]
-    (training,) = {recipe.training for recipe in recipes.values()}
+    """The subnetworks of one order, trained together; no epochs at all means to take batch-norm statistics anew.
+
+    Those that differ in their number format only are the same network.
+    """
+    training = _training_of(recipes)
+    epochs = training.epochs if training else 0
+    in_float = {name: msgspec.structs.replace(recipe, quantize=None) for name, recipe in recipes.items()}
+    members = {recipe: _member(recipe) for recipe in in_float.values()}
+    first = next(iter(members))
     family = train_jointly(
         permute_model(bench.base, order),
-        ladder,
+        list(members.values()),
         bench.data,
-        epochs=training.epochs if training else 0,
-        learning_rate=FINE_TUNING_RATE,
+        epochs=epochs,
+        learning_rate=cut_rate(bench.base),
         teacher=bench.base if training and training.teacher else None,
         seed=training.seed if training else 0,
+        checkpoint=bench.zoo / UNFINISHED / first.digest,
     )
-    if training and training.epochs == 0:
+    if training and epochs == 0:
         for network in family:
             recalibrate_batch_norm(network, bench.data)
-    return dict(zip(recipes, family, strict=True))
+    network_of = dict(zip(members, family, strict=True))
+    return {name: network_of[recipe] for name, recipe in in_float.items()}
+
+
+def _member(recipe: Recipe) -> Member:
+    """What a subnetwork has of the whole network.
+
+    Raises:
+        UsageError: a recipe of no subnetwork.
+    """
+    if recipe.ranks:
+        raise UsageError("this version decomposes no subnetworks")
+    return Member({group: _prefix(kept) for group, kept in recipe.keep.items()}, recipe.drop)
 
 
 def _prefix(kept: int | tuple[int, ...]) -> int:
     if not isinstance(kept, int):
         raise UsageError("a subnetwork keeps a prefix of each channel group: give its length")
     return kept
-
-
-def _file_stem(ids: Mapping[str, str]) -> str:
-    """The id of a variant that is alone in its file; for a family, a name made of all ids."""
-    first, *others = ids.values()
-    return f"subnetworks-{hashlib.sha256('+'.join(ids.values()).encode()).hexdigest()[:8]}" if others else first
 
 
 def _accuracy(path: Path, signature: str, data: TrainingData) -> float:

@@ -83,7 +83,8 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     ``accuracy`` is by split; ``parity`` is the largest difference between the probabilities that
     Keras and LiteRT give on tune inputs. ``float_operators`` are those that a quantised network computes in
-    float, because integers would have cost too much accuracy. What only the network's structure tells is null
+    float, because integers would have cost too much accuracy. ``resumes`` is the variant that this one can go on from,
+    by signatures that ``profiling.resume`` names. What only the network's structure tells is null
     for a file that somebody brought.
     """
 
@@ -99,6 +100,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     size: int
     peak_activation_bytes: int | None
     parity: float | None
+    resumes: str | None = None
     balance: Balance | None = None
     float_operators: tuple[str, ...] = ()
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _GRID = (
     "prune", "prune_by", "criterion", "scope", "drop_blocks", "low_rank", "low_rank_of_pruned", "subnetworks",
-    "quantize",
+    "quantize", "subnetwork_budget", "peak_memory", "order", "skip_blocks", "subnetwork_quantize", "resumable",
+    "solver_time_limit",
 )  # fmt: skip
 
 
@@ -54,7 +55,20 @@ _GRID = (
 @click.option("--low-rank-of-pruned", type=NumberList(), default="", metavar="R,…",
               help="Shares of each pruned variant that low-rank variants of it keep.")  # fmt: skip
 @click.option("--subnetworks", type=NumberList(), default="0.05,0.2,0.5", show_default=True, metavar="F,…",
-              help="Fractions of the multiply-accumulates of nested subnetworks, ascending.")  # fmt: skip
+              help="Fractions of the base model that nested subnetworks take, ascending.")  # fmt: skip
+@click.option("--subnetwork-budget", type=click.Choice(["macs", "latency", "size"]), default="macs", show_default=True,
+              help="What they are fractions of: MACs, time on --device, or bytes of weights.")  # fmt: skip
+@click.option("--peak-memory", type=click.IntRange(1), metavar="BYTES",
+              help="The most that the activations of a subnetwork may take at once, in float32.")  # fmt: skip
+@click.option("--order", type=click.Choice(["bottom-up", "top-down"]), default="bottom-up", show_default=True,
+              help="Which subnetwork is chosen first: the narrowest, or the widest.")  # fmt: skip
+@click.option("--skip-blocks", is_flag=True, help="Let subnetworks skip whole blocks too.")
+@click.option("--subnetwork-quantize", type=WordList(), default="", metavar="FORMAT,…",
+              help="Number formats to have them in besides float32.")  # fmt: skip
+@click.option("--resumable", is_flag=True, help="Make them early exits on one trunk, which go on from each other "
+              "instead of starting over.")  # fmt: skip
+@click.option("--solver-time-limit", type=click.FloatRange(0, min_open=True), default=60, show_default=True,
+              metavar="S", help="Seconds for choosing the widths; then the best that was found is taken.")  # fmt: skip
 @click.option("--quantize", type=WordList(), default="int8", show_default=True, metavar="FORMAT,…",
               help="Number formats of the base model to add.")  # fmt: skip
 @click.option("--finetune-epochs", type=click.IntRange(0), help="Epochs of each variant's fine-tuning; 0 takes "
@@ -95,7 +109,7 @@ def build_zoo(
     from zoo.build import build_zoo as build
     from zoo.datasets import ReadOptions
     from zoo.record import BuildOptions
-    from zoo.search.grid import GridOptions
+    from zoo.search.options import GridOptions
 
     grid_options = {name: chosen.pop(name) for name in _GRID}
     grid = GridOptions(**grid_options, seed=chosen["seed"])
@@ -191,11 +205,32 @@ def decompose_model(
               help="Take an existing LiteRT model of the same task in, measured and recorded.")  # fmt: skip
 @click.option("--device", default="local", show_default=True, help="Where what is added is measured.")
 @click.option("--remove", metavar="ID", help="Take a variant out.")
+@click.option("--export-c", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+              help="Write the subnetworks as int8 files and a C header, for microcontrollers.")  # fmt: skip
+@click.option("--variant", "variants", multiple=True, metavar="ID", help="Write this variant rather than all "
+              "subnetworks; may be repeated.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def inspect_zoo(path: Path, verify: bool, add: Path | None, device: str, remove: str | None, as_json: bool) -> None:
-    """Shows what is in a zoo, and changes it by a variant."""
+def inspect_zoo(
+    path: Path,
+    verify: bool,
+    add: Path | None,
+    device: str,
+    remove: str | None,
+    export_c: Path | None,
+    variants: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Shows what is in a zoo, changes it by a variant, or writes variants for microcontrollers."""
+    if variants and export_c is None:
+        raise click.UsageError("--variant says what --export-c DIR writes: give both")
     _edit(path, add, device, remove)
     zoo = Zoo.open(path)
+    if export_c:
+        from zoo.microcontroller import HEADER, export_zoo
+
+        for member in export_zoo(zoo, export_c, variants):
+            note(f"{export_c / member.name}.tflite: {len(member.model.data)} bytes, {member.macs:,} MACs")
+        note(f"{export_c / HEADER} has them all")
     problems = zoo.problems() if verify else []
     if as_json:
         print_json(

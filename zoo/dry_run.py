@@ -5,18 +5,16 @@ from __future__ import annotations
 import time
 from typing import Any, NamedTuple
 
-import msgspec
-
 from fleetfoot.console import note
 from zoo.backend import keras
 from zoo.base import begin_base
 from zoo.batches import TrainingData
 from zoo.build import prepare
 from zoo.candidates import cut
-from zoo.channels import can_be_cut
 from zoo.cost import count_macs
 from zoo.datasets import split_indices
 from zoo.record import BuildOptions
+from zoo.search.options import counted
 from zoo.search.strategies import make_strategy
 from zoo.search.strategy import Task
 
@@ -49,14 +47,12 @@ def forecast(options: BuildOptions) -> list[Forecast]:
     if not trained:
         note("the base model is not trained yet: where weights decide, the final variants will differ")
     grid = options.grid
-    if grid.prune_by == "time":
+    if counted(grid) != grid:
         note("a dry run times nothing: widths by MACs stand in for those by time")
-        grid = msgspec.structs.replace(grid, prune_by="macs")
     base_epochs = (options.train_base or 0) if trained else options.epochs
     epoch_seconds = _epoch_seconds(base, data) if base.trainable_variables else 0.0
     lines = []
-    task = Task(base, data if trained else None, order_file="" if can_be_cut(base) else None)
-    strategy = make_strategy(options.strategy, task, grid)
+    strategy = make_strategy(options.strategy, Task(base, data if trained else None), counted(grid))
     for proposal in strategy.propose():
         for name, recipe in proposal.recipes.items():
             network = cut(base, recipe)

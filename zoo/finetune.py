@@ -15,6 +15,7 @@ from fleetfoot.errors import ModelError
 from fleetfoot.files import atomic_path, write_bytes
 from zoo.backend import keras, tf
 from zoo.batches import PREDICTION_BATCH, Batches, TrainingData
+from zoo.fused import fused
 from zoo.graph import compute_in
 
 FRESH_RATE, FINE_TUNING_RATE = 1e-3, 5e-4
@@ -58,7 +59,7 @@ def train(
     Raises:
         ModelError: no epoch ended with weights and a loss that are numbers.
     """
-    trained = _in_precision(model, training_precision())
+    trained = fused(_in_precision(model, training_precision()))
     batches = data.train_batches(teacher, seed)
     trained.compile(
         optimizer=keras.optimizers.Adam(schedule(learning_rate, epochs, batches)), loss="categorical_crossentropy"
@@ -142,8 +143,8 @@ def training_precision() -> str:
 
 
 def _in_precision(model: Any, precision: str) -> Any:
-    """The network with its layers computing in that precision, all but the last; itself, for float32."""
-    if precision == "float32":
+    """The network with its layers computing in that precision, all but the last; itself, for float32, or a family."""
+    if precision == "float32" or not getattr(model, "inputs", None):
         return model
     last = model.layers[-1].name
     return compute_in(model, lambda layer: "float32" if layer.name == last else precision)

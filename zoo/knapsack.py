@@ -115,6 +115,29 @@ def solve(
     return found._replace(bound=bound)
 
 
+def cheapest(worth: Sequence[Numbers], terms: Sequence[Term]) -> Choice:
+    """The choices that cost least of all, with what these are worth; their cost is infinite where none go together.
+
+    Args:
+        worth: for each variable, what each of its choices is worth.
+        terms: what they cost.
+    """
+    problem = _Problem(worth, terms)
+    return problem.choice(problem.best_of(problem.eliminated(None))[0])
+
+
+def largest_table(sizes: Sequence[int], scopes: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The variables of the largest table that ``solve`` makes, which has a number for each of their choices.
+
+    Args:
+        sizes: how many choices each variable has.
+        scopes: the variables of each term.
+    """
+    beside = _order(len(sizes), scopes, sizes)[1]
+    tables = [(variable, *sorted(near)) for variable, near in beside.items()]
+    return max(tables, key=lambda table: math.prod(sizes[variable] for variable in table))
+
+
 class _Problem:
     """Variables in the order in which they are eliminated.
 

@@ -89,17 +89,28 @@ def priced(channels: Channels, unit: Unit, device: Device | None = None) -> tupl
     grid: WidthGrid = width_grid(channels)
     if unit == "channels":
         return grid, lambda widths: sum(widths.values())
-    counter = Counter(channels)
     if unit == "macs":
-        return grid, counter.macs
+        return grid, Counter(channels).macs
     assert device is not None, "time is measured on a device"
-    prices = prices_of(device)
+    times = times_of(channels, device)
+    return times.grid, times.ms
+
+
+def times_of(channels: Channels, device: Device) -> WidthTimes:
+    """What a network takes on a device with the widths at which it is fast there.
+
+    Raises:
+        ModelError: a network with nothing that can be cut.
+        DeviceError: the device went away, or runs nothing at all.
+    """
+    counter, prices = Counter(channels), prices_of(device)
     fast = fast_widths(counter, prices)
-    grid = {name: tuple(width for width in fast[name] if width >= widths[0]) for name, widths in grid.items()}
+    least = {name: widths[0] for name, widths in width_grid(channels).items()}
+    grid = {name: tuple(width for width in fast[name] if width >= least[name]) for name in least}
     times = WidthTimes(counter, grid, prices)
     if times.weight_bytes({}) > MOST_CACHED_BYTES:
         calibrate(times, channels, device, [share_widths(times.grid, share) for share in _ANCHORS])
-    return times.grid, times.ms
+    return times
 
 
 def share_widths(grid: WidthGrid, share: float) -> Widths:

@@ -43,6 +43,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         order: file of channel orders, relative to the zoo, named by its content.
         keep: per channel group the kept indices, or the length of the kept prefix of the order.
         ranks: per layer its decomposition.
+        exit: at which share of the multiply-accumulates a trained-on head answers; 1 is the whole network, beside
+            others with exits.
         training: how the result is fine-tuned.
         quantize: the number format of the exported file; float32 if absent.
     """
@@ -52,6 +54,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     order: str | None = None
     keep: dict[str, int | tuple[int, ...]] = {}
     ranks: dict[str, LayerRank] = {}
+    exit: float | None = None
     training: Training | None = None
     quantize: str | None = None
 

@@ -16,7 +16,7 @@ from fleetfoot.files import Document, sha256
 from zoo.architectures import ARCHITECTURES
 from zoo.catalog import InputSpec
 from zoo.datasets import Dataset, Indices, ReadOptions, Split, load_dataset, split_indices
-from zoo.search.grid import GridOptions
+from zoo.search.options import GridOptions
 
 
 class BuildOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -334,7 +334,7 @@ def test_a_subnetwork_that_no_widths_are_narrow_enough_for_is_left_out_with_a_wa
     options = ["--subnetworks", "0.0001,0.5", "--dry-run", "--json", "--quiet"]
     status, out, err = build("--out", tmp_path / "zoo", *few, *options)
     assert status == 0
-    assert "warning: sub-0.0001 is left out: the narrowest subnetwork takes " in err
+    assert "warning: sub-0.0001 is left out: the least possible is 0.0" in err
     assert [line["name"] for line in json.loads(out)] == ["base", "pruned-0.5", "base-int8", "sub-0.5"]
 
 

@@ -11,11 +11,12 @@ from fleetfoot.errors import FleetfootError, ModelError, UsageError
 from profiling.invoke import Model
 from zoo.backend import keras
 from zoo.batches import TrainingData
-from zoo.candidates import Bench, base_path, cut, make_candidate, make_networks, read_order, variant_id
+from zoo.candidates import Bench, base_path, cut, make_candidate, make_networks, variant_id
 from zoo.catalog import Zoo
 from zoo.datasets import Dataset, split_indices
 from zoo.recipe import LayerRank, Recipe, Training
 from zoo.search.strategy import Proposal
+from zoo.subnetworks import read_order, write_order
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +76,9 @@ def test_only_a_nested_family_is_made_together(bench: Bench) -> None:
 
 
 def test_a_subnetwork_is_a_prefix(bench: Bench) -> None:
-    (bench.zoo / "order.json").write_bytes(msgspec.json.encode({"conv1": list(range(32))}))
+    order = write_order(bench.zoo, {"conv1": list(range(32))})
     with pytest.raises(UsageError, match="keeps a prefix of each channel group: give its length"):
-        make_networks(bench, {"a": Recipe(order="order.json", keep={"conv1": (0, 1)})})
+        make_networks(bench, {"a": Recipe(order=order, keep={"conv1": (0, 1)})})
 
 
 @pytest.mark.parametrize(
@@ -105,9 +106,26 @@ def test_what_no_version_can_make_yet_is_refused_rather_than_left_out(bench: Ben
         cut(bench.base, recipe)
 
 
+def test_subnetworks_in_two_number_formats_are_trained_once(bench: Bench) -> None:
+    order = write_order(bench.zoo, {"conv1": list(range(32))})
+    training = Training(epochs=1, jointly=(0.5, 1.0))
+    recipes = {
+        name: Recipe(order=order, keep={"conv1": width}, training=training, quantize=quantize)
+        for name, width, quantize in (
+            ("half", 16, None), ("whole", 32, None), ("half-int8", 16, "int8"), ("whole-int8", 32, "int8"),
+        )
+    }  # fmt: skip
+    networks = make_networks(bench, recipes)
+    assert networks["half"] is networks["half-int8"]
+    assert networks["half"] is not networks["whole"]
+    half, whole, small, _ = make_candidate(bench, Proposal(recipes=recipes)).variants
+    assert half.file == whole.file != small.file
+    assert half.size > small.size
+
+
 def test_ranks_of_a_subnetwork_are_made_or_refused(bench: Bench) -> None:
-    (bench.zoo / "order.json").write_bytes(msgspec.json.encode({"conv1": list(range(32))}))
-    recipe = Recipe(order="order.json", keep={"conv1": 8}, ranks={"conv2": LayerRank(scheme="spatial", rank=8)})
+    order = write_order(bench.zoo, {"conv1": list(range(32))})
+    recipe = Recipe(order=order, keep={"conv1": 8}, ranks={"conv2": LayerRank(scheme="spatial", rank=8)})
     try:
         network = make_networks(bench, {"a": recipe})["a"]
     except FleetfootError:
@@ -118,7 +136,7 @@ def test_ranks_of_a_subnetwork_are_made_or_refused(bench: Bench) -> None:
 def test_orders_are_read_from_their_file(finished_zoo: Path) -> None:
     orders = {variant.recipe.order for variant in Zoo.open(finished_zoo).manifest.variants} - {None}
     (file,) = orders
-    order = read_order(finished_zoo / str(file))
+    order = read_order(finished_zoo, str(file))
     assert order.keys() == {"conv0", "conv1", "conv2", "conv3", "hidden"}
     assert sorted(order["conv1"]) == list(range(32))
 
@@ -130,3 +148,22 @@ def test_a_quantised_candidate_is_calibrated_with_tune_inputs_only(bench: Bench)
     (variant,) = make_candidate(bench._replace(data=unseen), proposal(small=Recipe(quantize="int8"))).variants
     assert variant.accuracy["tune"] > 0.5
     assert keras.saving.load_model(base_path(bench.zoo), compile=False).count_params() == variant.parameters
+
+
+def test_exits_are_made_together_and_go_on_from_each_other(bench: Bench) -> None:
+    training = Training(epochs=1, jointly=(0.3, 1.0))
+    recipes = {f"exit-{share:g}": Recipe(exit=share, training=training) for share in (0.3, 1.0)}
+    early, whole = make_candidate(bench, Proposal(recipes=recipes)).variants
+    assert early.file == whole.file
+    assert (early.resumes, whole.resumes) == (None, early.id)
+    assert early.macs
+    assert whole.macs
+    assert early.macs <= 0.3 * whole.macs
+    model = Model(bench.zoo / whole.file)
+    assert set(model.signatures) == {early.id, f"{early.id}/begin", whole.id, f"{whole.id}/go-on"}
+    with pytest.raises(UsageError, match="early exits are of the base model as it is"):
+        make_candidate(bench, Proposal(recipes=recipes | {"other": Recipe(keep={"conv1": 8}, training=training)}))
+    with pytest.raises(UsageError, match="made together with the whole network"):
+        make_candidate(bench, Proposal(recipes={"alone": recipes["exit-0.3"]}))
+    with pytest.raises(UsageError, match="trained together: give them one training"):
+        make_candidate(bench, Proposal(recipes=recipes | {"exit-1": Recipe(exit=1.0)}))

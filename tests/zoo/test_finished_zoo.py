@@ -8,6 +8,7 @@ import pytest
 
 from fleetfoot.files import sha256
 from profiling.invoke import Model
+from profiling.nested import standalone
 from profiling.profile import Conditions, this_device
 from zoo.backend import keras
 from zoo.catalog import Variant, Zoo
@@ -152,10 +153,12 @@ def test_nothing_is_left_half_written(zoo: Zoo) -> None:
 
 
 def anybodys_answers(zoo: Path, variant: dict[str, Any], images: Any) -> Any:
-    """What LiteRT alone makes of a variant's file: an interpreter of the stock runtime, fed raw digits."""
+    """What the stock runtime makes of raw digits, by a variant's file or the one that is nested in it."""
     from ai_edge_litert.interpreter import Interpreter
 
-    run = Interpreter(str(zoo / variant["file"])).get_signature_runner(variant["signature"])
+    path = zoo / variant["file"]
+    content = standalone(path, variant["signature"]) or path.read_bytes()
+    run = Interpreter(model_content=content).get_signature_runner(variant["signature"])
     (name,) = run.get_input_details()
     (answer,) = run.get_output_details()
     return np.stack([run(**{name: image[np.newaxis]})[answer][0] for image in images])

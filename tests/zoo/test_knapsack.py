@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zoo import knapsack
-from zoo.knapsack import Term, solve, undominated
+from zoo.knapsack import Term, cheapest, largest_table, solve, undominated
 
 Numbers = npt.NDArray[np.float64]
 Problem = tuple[list[Numbers], list[Term]]
@@ -140,6 +140,19 @@ def test_products_of_widths_along_a_chain_are_solved_exactly_and_soon() -> None:
         assert choice is not None
         assert choice.gap == 0
         assert 0.98 * share * whole < choice.cost <= share * whole
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_the_cheapest_costs_least_of_all(seed: int) -> None:
+    problem = made(seed, whole=True)
+    costs = all_choices(problem)[1]
+    assert cheapest(*problem).cost == costs.min()
+
+
+def test_the_largest_table_is_over_what_hangs_together() -> None:
+    assert set(largest_table([4, 9, 2, 3], [(0,), (0, 1), (2, 3)])) == {0, 1}
+    assert set(largest_table([4, 3, 2, 3], [(0, 1), (1, 2), (2, 3), (3, 0)])) in ({0, 1, 3}, {1, 2, 3}, {0, 1, 2})
 
 
 def test_with_nothing_to_gain_by_cost_the_cheapest_is_chosen() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from zoo.candidates import cut
 from zoo.channels import cuttable_groups
 from zoo.cost import count_macs
 from zoo.datasets import Dataset, split_indices
+from zoo.memory import peak_activation_bytes
 from zoo.recipe import Recipe, Training
-from zoo.search.grid import GridOptions
+from zoo.search.options import GridOptions
 from zoo.search.strategies import make_strategy
 from zoo.search.strategy import Proposal, Task
 
@@ -39,7 +41,7 @@ def data(digits: Dataset) -> TrainingData:
 
 
 def proposals(base: Any, **options: Any) -> list[Proposal]:
-    strategy = make_strategy("grid", Task(base, order_file="base/order.json"), GridOptions(**options))
+    strategy = make_strategy("grid", Task(base), GridOptions(**options))
     proposed = list(strategy.propose())
     strategy.observe([])
     assert list(strategy.propose()) == []
@@ -110,7 +112,8 @@ def test_a_share_that_no_ranks_reach_is_left_out_and_said(base: Any, capsys: pyt
 def test_subnetworks_are_prefixes_of_one_order(base: Any) -> None:
     (*_, together) = proposals(base, subnetworks=(0.25, 0.5, 0.75))
     recipes = list(together.recipes.values())
-    assert {recipe.order for recipe in recipes} == {"base/order.json"}
+    (file,) = {recipe.order for recipe in recipes}
+    assert re.fullmatch(r"base/order-[0-9a-f]{8}\.json", str(file))
     for narrow, wide in itertools.pairwise(recipes):
         assert all(isinstance(width, int) for width in narrow.keep.values())
         assert all(narrow.keep[group] <= wide.keep[group] for group in narrow.keep)  # type: ignore[operator]
@@ -156,7 +159,8 @@ def test_subnetworks_that_would_be_the_same_are_proposed_once(base: Any) -> None
 @pytest.mark.parametrize(
     "options", [{"prune": (0.0,)}, {"prune": (2.0,)}, {"low_rank": (-1.0,)}, {"subnetworks": (0.5, 0.25)},
                 {"subnetworks": (1.5,)}, {"quantize": ("int3",)}, {"criterion": "l3"}, {"scope": "all"},
-                {"prune_by": "bytes"}, {"drop_blocks": (0,)}]
+                {"prune_by": "bytes"}, {"drop_blocks": (0,)}, {"subnetworks": (0.5, 0.5)}, {"order": "sideways"},
+                {"subnetwork_budget": "joules"}, {"peak_memory": 0}, {"solver_time_limit": -1.0}]
 )  # fmt: skip
 def test_options_that_cannot_be_meant_are_refused(base: Any, options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
@@ -167,7 +171,23 @@ def test_subnetworks_too_small_to_be_are_left_out(base: Any, capsys: pytest.Capt
     names = [name for proposal in proposals(base, subnetworks=(0.0001, 0.5)) for name in proposal.recipes]
     assert "sub-0.5" in names
     assert "sub-0.0001" not in names
-    assert "sub-0.0001 is left out: the narrowest subnetwork takes 0." in capsys.readouterr().err
+    assert "sub-0.0001 is left out: the least possible is 0." in capsys.readouterr().err
+
+
+def test_subnetworks_are_within_their_budgets(base: Any) -> None:
+    for unit, cost in (("macs", count_macs), ("size", lambda model: model.count_params())):
+        (*_, together) = proposals(base, subnetworks=(0.25, 0.5), subnetwork_budget=unit)
+        for name, recipe in together.recipes.items():
+            fraction = float(name.removeprefix("sub-"))
+            assert 0.8 * fraction < cost(cut(base, recipe)) / cost(base) <= fraction
+
+
+def test_subnetworks_keep_to_a_peak_of_memory(base: Any) -> None:
+    (*_, together) = proposals(base, subnetworks=(0.5, 1.0), peak_memory=6000)
+    for recipe in together.recipes.values():
+        assert peak_activation_bytes(cut(base, recipe)) <= 6000
+    with pytest.raises(ModelError, match=r"within 100 bytes: the least possible is \d+ bytes"):
+        proposals(base, peak_memory=100)
 
 
 def test_an_unknown_strategy_is_refused_naming_those_that_exist(base: Any) -> None:
@@ -184,7 +204,7 @@ def test_pruned_variants_take_the_shares_that_were_asked_for(digits: Dataset, da
     model = ARCHITECTURES["digits-cnn"](digits.input, 10)
     for by in "macs", "channels":
         options = GridOptions(prune=(0.3, 0.6), prune_by=by, low_rank=(), subnetworks=(), quantize=())  # type: ignore[arg-type]
-        _, narrow, wide = make_strategy("grid", Task(model, data, order_file=""), options).propose()
+        _, narrow, wide = make_strategy("grid", Task(model, data), options).propose()
         for proposal, share in ((narrow, 0.3), (wide, 0.6)):
             (recipe,) = proposal.recipes.values()
             kept = sum(map(len, recipe.keep.values())) + 0.0  # type: ignore[arg-type]
@@ -196,7 +216,7 @@ def test_pruned_variants_take_the_shares_that_were_asked_for(digits: Dataset, da
 def test_blocks_are_dropped_the_least_harmful_first(digits: Dataset, data: TrainingData) -> None:
     model = ARCHITECTURES["resnet-8"](digits.input, 10)
     options = GridOptions(prune=(), low_rank=(), subnetworks=(), quantize=(), drop_blocks=(1, 2))
-    _, one, two = make_strategy("grid", Task(model, data, order_file=""), options).propose()
+    _, one, two = make_strategy("grid", Task(model, data), options).propose()
     (first,), (second,) = one.recipes.values(), two.recipes.values()
     assert second.drop[:1] == first.drop
     assert len(second.drop) == 2
@@ -217,13 +237,31 @@ def test_a_network_without_channels_to_cut_says_why(digits: Dataset, capsys: pyt
 
 
 def test_proposals_are_the_same_when_a_search_is_resumed(base: Any, tmp_path: Path) -> None:
-    task = Task(base, order_file="", kept=tmp_path / "search" / "proposals.json")
+    task = Task(base, zoo=tmp_path)
     first = list(make_strategy("grid", task, GridOptions(prune=(0.5,))).propose())
-    assert task.kept is not None
-    written = task.kept.stat().st_mtime_ns
+    kept = tmp_path / "search" / "proposals.json"
+    written = kept.stat().st_mtime_ns
     assert list(make_strategy("grid", task, GridOptions(prune=(0.5,))).propose()) == first
-    assert task.kept.stat().st_mtime_ns == written
+    assert kept.stat().st_mtime_ns == written
     others = list(make_strategy("grid", task, GridOptions(prune=(0.25,))).propose())
     assert names(others)[1] == ["pruned-0.25"]
-    task.kept.write_bytes(b"{")
+    kept.write_bytes(b"{")
     assert list(make_strategy("grid", task, GridOptions(prune=(0.5,))).propose()) == first
+
+
+def test_resumable_subnetworks_are_exits_of_which_the_whole_network_is_the_last(base: Any) -> None:
+    (*_, together) = proposals(base, subnetworks=(0.3, 0.9), resumable=True)
+    assert [(name, recipe.exit) for name, recipe in together.recipes.items()] == [("exit-0.3", 0.3), ("exit-1", 1.0)]
+    narrow = cut(base, together.recipes["exit-0.3"])
+    assert count_macs(narrow) <= 0.3 * count_macs(base)
+
+
+@pytest.mark.parametrize(
+    ("others", "named"),
+    [({"subnetwork_budget": "size"}, "a budget of size"), ({"peak_memory": 1000}, "a limit of memory"),
+     ({"order": "top-down"}, "an order of choosing"), ({"skip_blocks": True}, "skipped blocks"),
+     ({"subnetwork_quantize": ("int8",), "peak_memory": 1}, "a limit of memory and other number formats")]
+)  # fmt: skip
+def test_what_exits_cannot_keep_to_is_refused(base: Any, others: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=f"leave out {named}$"):
+        proposals(base, subnetworks=(0.5,), resumable=True, **others)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from fleetfoot.errors import UsageError, offer
-from zoo.search.grid import Grid, GridOptions
+from zoo.search.grid import Grid
+from zoo.search.options import GridOptions
 from zoo.search.strategy import Strategy, Task
 
 STRATEGIES: Mapping[str, Callable[[Task, GridOptions], Strategy]] = {"grid": Grid}

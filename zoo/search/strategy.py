@@ -38,14 +38,11 @@ class Task(NamedTuple):
         model: the base model.
         data: what importance and effects are measured on; None where all has to be told from the model alone.
         device: where times are measured.
-        order_file: the file of the channel orders that the subnetworks are prefixes of; None for a model that cannot
-            be cut, of which there are other number formats only.
-        kept: the file in which proposals are kept that rest on measurements, so that what is resumed proposes the
-            same again; None to keep none.
+        zoo: the directory in which the orders of channels are kept, and the proposals, because they rest on
+            measurements and what is resumed has to propose the same again; None to keep nothing.
     """
 
     model: Any
     data: TrainingData | None = None
     device: str = "local"
-    order_file: str | None = None
-    kept: Path | None = None
+    zoo: Path | None = None
