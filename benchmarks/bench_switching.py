@@ -8,6 +8,7 @@ whose order is shuffled.
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import subprocess
@@ -16,10 +17,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from cifar import Cache
 from results import save
 
 from fleetfoot.files import sha256
@@ -37,11 +40,12 @@ from zoo.quantize import Calibration, quantize
 from zoo.recipe import Recipe
 
 NETWORKS: Mapping[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
-    "ds-cnn": ("ds-cnn", (8000,), {}),
+    "ds-cnn": ("ds-cnn", (32, 32, 3), {}),
     "resnet-8": ("resnet-8", (32, 32, 3), {}),
     "mobilenet-v1-0.5": ("mobilenet-v1", (96, 96, 3), {"width": 0.5}),
 }
 NUMBERS = ("float32", "int8")
+CACHE = Cache("switching")
 SHARES = {"sub-100": 1.0, "sub-75": 0.75, "sub-50": 0.5, "sub-25": 0.25}
 FORMS = ("nested", "joint", "separate")
 WIDEST, HALF, NARROWEST = "sub-100", "sub-50", "sub-25"
@@ -66,14 +70,16 @@ class Family(NamedTuple):
 
 
 def main() -> None:
-    """Makes the files, measures, and saves the numbers."""
-    with tempfile.TemporaryDirectory() as directory:
-        numbers = {}
-        for name in NETWORKS:
-            for family_name, family in make(name, Path(directory)).items():
-                numbers[family_name] = measured(family)
-                print(family_name, numbers[family_name], file=sys.stderr, flush=True)
-    save("switching", numbers)
+    """Measures what was not measured before, and saves all that was."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--only", choices=NETWORKS, action="append")
+    for name in arguments.parse_args().only or NETWORKS:
+        if not all(CACHE.has(f"{name}-{numbers}") for numbers in NUMBERS):
+            with tempfile.TemporaryDirectory() as directory:
+                for family_name, family in make(name, Path(directory)).items():
+                    CACHE.once(family_name, partial(measured, family))
+    names = [f"{name}-{numbers}" for name in NETWORKS for numbers in NUMBERS]
+    save("switching", {name: CACHE.read(name) for name in names if CACHE.has(name)})
 
 
 def measured(family: Family) -> dict[str, Any]:
@@ -121,7 +127,7 @@ def make(name: str, directory: Path) -> dict[str, Family]:
             files = {
                 key: quantize(file, numbers, Calibration(x, signatures[key], INPUT)) for key, file in floats.items()
             }
-        families[f"{name} {numbers}"] = written(directory / f"{name}-{numbers}", spec, files)
+        families[f"{name}-{numbers}"] = written(directory / f"{name}-{numbers}", spec, files)
     return families
 
 
