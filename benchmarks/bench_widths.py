@@ -83,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", nargs=2, metavar=("NETWORK", "OPTIONS"))
     parser.add_argument("--scores")
+    parser.add_argument("--only", choices=[*TRAINED, "mobilenet-0.25-96"], action="append")
     asked = parser.parse_args()
     if asked.scores:
         _keep_scores(asked.scores)
@@ -91,7 +92,8 @@ def main() -> None:
     elif not DATA.exists():
         print(f"widths: not measured, {DATA} is absent")
     else:
-        save("widths", {name: _of_network(name) for name in (*TRAINED, "mobilenet-0.25-96")})
+        names = asked.only or [*TRAINED, "mobilenet-0.25-96"]
+        save("widths", {name: _of_network(name) for name in names})
 
 
 def _of_network(name: str) -> dict[str, Any]:
